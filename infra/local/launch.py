@@ -1,0 +1,21 @@
+"""What the supervisor needs to know to start one process."""
+
+import signal
+from pathlib import Path
+
+import msgspec
+
+
+class NotReady(Exception):
+    """A server does not answer a real request yet; the message says what it answered instead."""
+
+
+class Launch(msgspec.Struct, frozen=True, kw_only=True):
+    """One process to start: nothing of the caller's environment is inherited."""
+
+    name: str
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    cwd: Path
+    stop_signal: int = signal.SIGTERM
+    stop_grace_s: float = 10.0
