@@ -1,0 +1,23 @@
+"""What the features package can be told."""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from streams.settings import KafkaSettings, Positive
+
+
+class FeatureSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of the Feast store.
+
+    An empty `redis` (host:port) means the local stack's own. `repo_dir` holds the registry and the offline history
+    (parquet); empty means inside the state folder. Rows older than their `ttl_hours` read as null.
+    """
+
+    kafka: KafkaSettings = KafkaSettings()
+    redis: str = ""
+    repo_dir: str = ""
+    project: str = "freshet"
+    user_ttl_hours: Positive = 24.0 * 90
+    item_ttl_hours: Positive = 24.0 * 90
+    flush_interval_ms: Annotated[float, Meta(gt=0, le=60_000)] = 100.0

@@ -1,0 +1,71 @@
+"""What the online_learning package can be told."""
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from streams.settings import Count, KafkaSettings, Positive, TaskSettings
+
+
+class FieldSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A categorical field of the model and where its value comes from.
+
+    `source`: `id` (the user's or the item's id, by `side`), `attribute` (of the item or the user, by `side`), `context`
+    (of the request), `recent` (the user's recent items) or `scene`. A list attribute is pooled by its mean.
+    """
+
+    name: str
+    side: Literal["user", "item", "context"]
+    source: Literal["id", "attribute", "context", "recent", "scene"]
+    attribute: str = ""
+
+
+class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The ranking model over named fields."""
+
+    name: Literal["deepfm"] = "deepfm"
+    dim: Count = 16
+    hidden: tuple[int, ...] = (64, 32)
+    dense_learning_rate: Positive = 0.002
+    fields: tuple[FieldSettings, ...] = (
+        FieldSettings(name="user", side="user", source="id"),
+        FieldSettings(name="item", side="item", source="id"),
+        FieldSettings(name="category", side="item", source="attribute", attribute="category"),
+        FieldSettings(name="genres", side="item", source="attribute", attribute="genres"),
+        FieldSettings(name="segment", side="user", source="attribute", attribute="segment"),
+        FieldSettings(name="occupation", side="user", source="attribute", attribute="occupation"),
+        FieldSettings(name="gender", side="user", source="attribute", attribute="gender"),
+        FieldSettings(name="age", side="user", source="attribute", attribute="age"),
+        FieldSettings(name="recent", side="user", source="recent"),
+        FieldSettings(name="scene", side="context", source="scene"),
+    )
+
+
+class TrainerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The training loop, its checkpoints and what it publishes.
+
+    `arm`: whose traffic it learns from besides organic actions ("" learns from all). `publish_interval_ms`: the longest
+    time that a learned change waits for its frame.
+    """
+
+    arm: str = "online"
+    max_batch: Count = 512
+    poll_interval_ms: Positive = 20.0
+    publish_interval_ms: Positive = 50.0
+    dense_interval_ms: Positive = 1000.0
+    checkpoint_interval_s: Positive = 10.0
+    checkpoints_kept: Count = 3
+    checkpoint_dir: str = ""
+    validation_window: Count = 500
+    row_encoding: Literal["f32", "f16"] = "f32"
+    seed: int = 0
+
+
+class LearningSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of the model, its tables and the trainer."""
+
+    kafka: KafkaSettings = KafkaSettings()
+    tasks: tuple[TaskSettings, ...] = ()
+    model: ModelSettings = ModelSettings()
+    trainer: TrainerSettings = TrainerSettings()
+    sparse_learning_rate: Annotated[float, Meta(gt=0)] = 0.05

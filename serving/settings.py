@@ -1,0 +1,65 @@
+"""What the serving package can be told."""
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from features.settings import FeatureSettings
+from online_learning.settings import LearningSettings
+from streams.records import ArmDefinition, Experiment
+from streams.settings import Count, KafkaSettings, Positive, Share
+
+_TWO_ARMS = Experiment(
+    name="online-vs-popularity",
+    control="popularity",
+    arms=[ArmDefinition(name="online", policy="online"), ArmDefinition(name="popularity", policy="popularity")],
+)
+
+
+class ClickHouseSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where ClickHouse's HTTP port is (host:port); empty means the local stack's own."""
+
+    address: str = ""
+    database: str = "default"
+    user: str = "default"
+    password: str = ""
+    flush_interval_s: Positive = 1.0
+    retention_days: Count = 365
+
+
+class PipelineSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How an answer is made.
+
+    `retrieve`: candidates per source. `explore`: the probability that a slot is drawn uniformly from the remaining
+    candidates instead of taking the best. `rank_by`: the task whose probability ranks; `rank_by_scene` overrides it.
+    """
+
+    retrieve: Count = 200
+    explore: Share = 0.05
+    explore_pool: Count = 50
+    rank_by: str = "click"
+    rank_by_scene: dict[str, str] = {}
+    logged_candidates: Annotated[int, Meta(ge=0)] = 5
+    max_items: Count = 200
+    position: int = 0
+
+
+class TritonSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where Triton is: `grpc` and `http` addresses (host:port); empty means the local stack's own."""
+
+    grpc: str = ""
+    http: str = ""
+    instances: Count = 1
+
+
+class ServingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of replica, pipeline, experiments and evaluation."""
+
+    kafka: KafkaSettings = KafkaSettings()
+    features: FeatureSettings = FeatureSettings()
+    learning: LearningSettings = LearningSettings()
+    triton: TritonSettings = TritonSettings()
+    clickhouse: ClickHouseSettings = ClickHouseSettings()
+    pipeline: PipelineSettings = PipelineSettings()
+    experiments: tuple[Experiment, ...] = (_TWO_ARMS,)
+    shm_dir: str = ""

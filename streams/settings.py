@@ -1,0 +1,82 @@
+"""What the streams package can be told."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+Positive = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class KafkaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where Kafka is and how its topics are laid out.
+
+    An empty `bootstrap` means the local stack's own broker. `partitions` is the shared count of all user-keyed topics.
+    """
+
+    bootstrap: str = ""
+    partitions: Count = 2
+    item_partitions: Count = 2
+    replication: Count = 1
+    retention_hours: Positive = 24.0 * 30
+
+
+class LabelRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which actions make which label: an action of `kind` labels `task` 1 where its value is at least `at_least`
+    (or always, without it) and 0 below."""
+
+    task: str
+    kind: str
+    at_least: float | None = None
+
+
+class TaskSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A binary task. With `shown_is_negative`, an item shown without such an action by the window's end is a 0."""
+
+    name: str
+    shown_is_negative: bool = False
+
+
+class JoinSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Event-time rules of the join.
+
+    `window_s`: how long after its impression an action still counts in time. `lateness_s`: how far the watermark stays
+    behind the newest event. `horizon_s`: how long event ids are remembered for deduplication and how long after the
+    window's end a late action still revises its example. `idle_s`: silence after which an input counts as idle.
+    `negative_rate`: the share of negatives that is kept. `future_s`: how far ahead of the wall clock a time may lie.
+    """
+
+    window_s: Positive = 30.0
+    lateness_s: Annotated[float, Meta(ge=0)] = 2.0
+    horizon_s: Positive = 3600.0
+    idle_s: Positive = 1.0
+    negative_rate: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    future_s: Positive = 3600.0
+
+
+class StreamsSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of topics, intake, join and aggregates."""
+
+    kafka: KafkaSettings = KafkaSettings()
+    join: JoinSettings = JoinSettings()
+    tasks: tuple[TaskSettings, ...] = (
+        TaskSettings(name="click", shown_is_negative=True),
+        TaskSettings(name="rating"),
+    )
+    labels: tuple[LabelRule, ...] = (
+        LabelRule(task="click", kind="click"),
+        LabelRule(task="click", kind="like"),
+        LabelRule(task="click", kind="purchase"),
+        LabelRule(task="rating", kind="rating", at_least=4.0),
+    )
+    max_record_bytes: Count = 1_000_000
+    state_dir: str = ""
+
+    def __post_init__(self) -> None:
+        known = {task.name for task in self.tasks}
+        for k, rule in enumerate(self.labels):
+            if rule.task not in known:
+                allowed = ", ".join(sorted(known))
+                raise msgspec.ValidationError(f"`labels[{k}].task` == {rule.task!r}, must be one of: {allowed}")
