@@ -1,0 +1,37 @@
+"""What all tests share: where real data is, and that CI never skips for the lack of it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def data_folder() -> Path:
+    """The folder of real data sets: `FRESHET_DATA`, or `../shared/data` beside the project."""
+    return Path(os.environ.get("FRESHET_DATA") or ROOT.parent / "shared" / "data")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    folder = data_folder()
+    if folder.is_dir():
+        return
+    reason = f"needs the real data sets: FRESHET_DATA names {folder}, which is no folder"
+    for item in items:
+        if "data" in item.keywords:
+            if os.environ.get("CI"):
+                item.add_marker(pytest.mark.usefixtures("_data_required"))
+            else:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def _data_required() -> None:
+    pytest.fail(f"CI must have the real data sets, and {data_folder()} is no folder")
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of real data sets (tests that use it carry the marker `data`)."""
+    return data_folder()
