@@ -1,0 +1,67 @@
+"""kill -9 of the gateway loses nothing that it acknowledged and doubles nothing that is sent again."""
+
+import contextlib
+import random
+import threading
+
+import pytest
+from clickhouse_connect.driver.exceptions import Error
+
+from tests.servers.gateway import running
+
+pytestmark = pytest.mark.faults
+
+ROUNDS = 4
+BATCHES = 40
+ROWS = 500
+
+
+def test_batches_count_once_through_kill_and_resend() -> None:
+    chance = random.Random(7)
+    with running() as gateway:
+        with gateway.client() as client:
+            client.command(
+                "CREATE TABLE t (batch UInt32, n UInt32) ENGINE = MergeTree ORDER BY (batch, n)"
+                " SETTINGS non_replicated_deduplication_window = 1000"
+            )
+            client.command(
+                "CREATE TABLE per_batch (batch UInt32, n UInt64) ENGINE = SummingMergeTree ORDER BY batch"
+                " SETTINGS non_replicated_deduplication_window = 1000"
+            )
+            client.command(
+                "CREATE MATERIALIZED VIEW mv TO per_batch AS SELECT batch, count() AS n FROM t GROUP BY batch"
+            )
+        for kill_round in range(ROUNDS):
+            first = kill_round * BATCHES
+            acknowledged: set[int] = set()
+            killer = threading.Timer(chance.uniform(0.05, 0.4), gateway.kill)
+
+            def send(batches: range, done: set[int]) -> None:
+                with gateway.client(query_retries=0) as client:
+                    for batch in batches:
+                        client.insert(
+                            "t",
+                            [[batch, n] for n in range(ROWS)],
+                            column_names=["batch", "n"],
+                            settings={"insert_deduplication_token": str(batch)},
+                        )
+                        done.add(batch)
+
+            batches = range(first, first + BATCHES)
+            killer.start()
+            # The kill may also come between two inserts or before the client is connected.
+            with contextlib.suppress(Error, OSError):
+                send(batches, acknowledged)
+            killer.join()
+            gateway.start()
+            with gateway.client() as client:
+                kept = {row[0] for row in client.query("SELECT DISTINCT batch FROM t").result_rows}
+            assert acknowledged <= kept
+            # Everything again, as a client does that does not know what was stored.
+            send(batches, set())
+        with gateway.client() as client:
+            counts = client.query("SELECT batch, count() FROM t GROUP BY batch ORDER BY batch").result_rows
+            rolled_up = client.query("SELECT batch, sum(n) FROM per_batch GROUP BY batch ORDER BY batch").result_rows
+    expected = [(batch, ROWS) for batch in range(ROUNDS * BATCHES)]
+    assert counts == expected
+    assert rolled_up == expected
