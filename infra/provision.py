@@ -1,0 +1,83 @@
+"""Prepares a cluster for freshet: its topics, and the experiments that the settings declare."""
+
+import threading
+import time
+from collections.abc import Iterable, Mapping
+
+from infra.settings import Settings, SettingsError
+from streams.admin import ensure_topics
+from streams.kafka import BrokerAway, assign, consumer, producer
+from streams.records import Experiment
+from streams.settings import KafkaSettings
+from streams.topics import EXPERIMENTS
+
+
+def provision(settings: Settings, *, wait_s: float = 60.0, stop: threading.Event | None = None) -> None:
+    """Creates missing topics and publishes new or newer experiment definitions; safe to repeat.
+
+    Raises SettingsError where a definition changed without a new version, BrokerAway, Stopped.
+    """
+    ensure_topics(settings.streams, wait_s=wait_s, stop=stop)
+    wanted = settings.serving.experiments
+    due = changes(definitions(settings.kafka, wait_s=wait_s, stop=stop), wanted)
+    if due:
+        publish(settings.kafka, due, wait_s=wait_s, stop=stop)
+
+
+def changes(known: Mapping[str, Experiment], wanted: Iterable[Experiment]) -> list[Experiment]:
+    """The definitions to publish: those that are new, or newer than the known one of their name.
+
+    An experiment whose definition changes under the same version could not be judged: units counted under one split
+    would be compared under another. Raises SettingsError then, and where the version went back.
+    """
+    due = []
+    for experiment in wanted:
+        before = known.get(experiment.name)
+        if before is not None and experiment.version <= before.version:
+            if experiment != before:
+                raise SettingsError(
+                    f"serving.experiments: {experiment.name!r} differs from what runs as version {before.version}: "
+                    f"set `version` to {before.version + 1}"
+                )
+            continue
+        due.append(experiment)
+    return due
+
+
+def definitions(
+    settings: KafkaSettings, *, wait_s: float = 60.0, stop: threading.Event | None = None
+) -> dict[str, Experiment]:
+    """Every experiment's newest definition on the cluster, by name."""
+    found: dict[str, Experiment] = {}
+    reader = consumer(settings, client_id="freshet-provision", wait_s=wait_s, stop=stop)
+    try:
+        partitions = assign(reader, [EXPERIMENTS.name], wait_s=wait_s, stop=stop)
+        ends = reader.end_offsets(partitions)
+        deadline = time.monotonic() + wait_s
+        while any(reader.position(p) < ends[p] for p in partitions):
+            if time.monotonic() > deadline:
+                raise BrokerAway(f"topic {EXPERIMENTS.name!r} could not be read in {wait_s:g} s")
+            for batch in reader.poll(timeout_ms=500).values():
+                for record in batch:
+                    if record.value is None:
+                        found.pop(record.key.decode(), None)
+                    else:
+                        definition = EXPERIMENTS.codec.decode(record.value)
+                        found[definition.name] = definition
+    finally:
+        reader.close()
+    return found
+
+
+def publish(
+    settings: KafkaSettings,
+    experiments: Iterable[Experiment],
+    *,
+    wait_s: float = 60.0,
+    stop: threading.Event | None = None,
+) -> None:
+    """Publishes definitions; they take effect as soon as the replicas have read them."""
+    with producer(settings, client_id="freshet-provision", wait_s=wait_s, stop=stop) as sender:
+        for experiment in experiments:
+            sender.send(EXPERIMENTS, experiment, experiment.name)
+        sender.flush(wait_s)

@@ -1,0 +1,35 @@
+"""Experiments are published once, and never change under the same version."""
+
+import msgspec
+import pytest
+
+from infra.provision import changes
+from infra.settings import SettingsError
+from streams.records import ArmDefinition, Experiment
+
+RUNNING = Experiment(
+    name="home",
+    control="b",
+    arms=[ArmDefinition(name="a", policy="online"), ArmDefinition(name="b", policy="popularity")],
+    version=2,
+)
+
+
+def test_a_new_experiment_is_published() -> None:
+    assert changes({}, [RUNNING]) == [RUNNING]
+
+
+def test_an_unchanged_experiment_is_left_alone() -> None:
+    assert changes({"home": RUNNING}, [RUNNING]) == []
+
+
+def test_a_newer_version_replaces_the_older() -> None:
+    newer = msgspec.structs.replace(RUNNING, version=3, ramp=0.5)
+    assert changes({"home": RUNNING}, [newer]) == [newer]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_change_without_a_newer_version_is_refused_and_says_what_to_set(version: int) -> None:
+    changed = msgspec.structs.replace(RUNNING, version=version, ramp=0.5)
+    with pytest.raises(SettingsError, match=r"'home' .* set `version` to 3"):
+        changes({"home": RUNNING}, [changed])
