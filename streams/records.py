@@ -259,7 +259,7 @@ class Frame(Struct, frozen=True, array_like=True):
     offset such that every example before it is completely in this and earlier frames; `partly` maps it to the newest
     next offset of which anything is in. `keys` (u64), `spaces` (u16), `rows` (`encoding` x `dim` per key) and
     `tombstones` (u64) are little-endian bytes. A dense frame names the sparse sequences that it was trained with.
-    An epoch frame voids the frames of older epochs behind `resumes` (the sequence that the checkpoint contained).
+    An epoch frame voids the frames of older epochs behind (`resumes_epoch`, `resumes`): what the checkpoint contained.
     """
 
     v: int
@@ -280,6 +280,7 @@ class Frame(Struct, frozen=True, array_like=True):
     dense: dict[str, Tensor] = field(default_factory=dict)
     trained_with: dict[str, int] = field(default_factory=dict)
     resumes: int = 0
+    resumes_epoch: int = 0
 
 
 # --- experiments, metrics, dead letters ---------------------------------------------------------------------------
