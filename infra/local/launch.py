@@ -11,7 +11,11 @@ class NotReady(Exception):
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
-    """One process to start: nothing of the caller's environment is inherited."""
+    """One process to start: nothing of the caller's environment is inherited.
+
+    `shm_prefix`: files under /dev/shm whose names begin so belong to the process and are removed when it is gone
+    (a server killed with -9 leaves its regions there).
+    """
 
     name: str
     argv: tuple[str, ...]
@@ -19,3 +23,4 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     cwd: Path
     stop_signal: int = signal.SIGTERM
     stop_grace_s: float = 10.0
+    shm_prefix: str = ""
