@@ -11,7 +11,8 @@ class FieldSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """A categorical field of the model and where its value comes from.
 
     `source`: `id` (the user's or the item's id, by `side`), `attribute` (of the item or the user, by `side`), `context`
-    (of the request), `recent` (the user's recent items) or `scene`. A list attribute is pooled by its mean.
+    (of the request), `recent` (the user's recent items; with an `attribute`, what those items have there) or `scene`
+    (of the request or of the item, by `side`). A list is pooled by its mean.
     """
 
     name: str
@@ -37,6 +38,8 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         FieldSettings(name="gender", side="user", source="attribute", attribute="gender"),
         FieldSettings(name="age", side="user", source="attribute", attribute="age"),
         FieldSettings(name="recent", side="user", source="recent"),
+        FieldSettings(name="recent_category", side="user", source="recent", attribute="category"),
+        FieldSettings(name="recent_genres", side="user", source="recent", attribute="genres"),
         FieldSettings(name="scene", side="context", source="scene"),
     )
 

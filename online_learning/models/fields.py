@@ -1,0 +1,203 @@
+"""Named categorical fields: users, items and contexts become bags of 64-bit keys, alike in training and serving.
+
+Fields of the user and of the context are known once per request, fields of the item once per catalogue entry. So the
+two sides are encoded apart and meet only as pooled rows: `[user and context fields..., item fields...]`, in the order
+of the settings within each side.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from online_learning.settings import FieldSettings, ModelSettings
+from online_learning.table.keys import KeyHasher
+from streams.records import Item
+
+# A list from the open door may be of any length; pooling more values than this says nothing more.
+MAX_BAG = 64
+
+ItemLookup = Callable[[str], Item | None]
+"""The catalogue as the encoder sees it: the item's latest state, or None where it is unknown."""
+
+
+class Bags(NamedTuple):
+    """The keys of one side of one row: all keys in field order, and how many each field has."""
+
+    keys: list[int]
+    lengths: list[int]
+
+
+class Side:
+    """Keys of n rows by F fields as CSR: bag `r * F + f` is `keys[offsets[bag]:offsets[bag + 1]]`.
+
+    keys: u64 [K]; spaces: u16 [K], the key space (field) of each key; offsets: i64 [n * F + 1].
+    """
+
+    __slots__ = ("fields", "keys", "offsets", "rows", "spaces")
+
+    def __init__(
+        self, keys: NDArray[np.uint64], spaces: NDArray[np.uint16], offsets: NDArray[np.int64], rows: int, fields: int
+    ) -> None:
+        self.keys, self.spaces, self.offsets, self.rows, self.fields = keys, spaces, offsets, rows, fields
+
+    @classmethod
+    def of(cls, bags: Iterable[Bags], spaces: NDArray[np.uint16]) -> Self:
+        """Joins the rows' bags; `spaces` u16 [F] is the key space of each field."""
+        keys: list[int] = []
+        lengths: list[int] = []
+        for row in bags:
+            keys += row.keys
+            lengths += row.lengths
+        fields = len(spaces)
+        rows = len(lengths) // fields if fields else 0
+        counts = np.array(lengths, dtype=np.int64)
+        offsets = np.zeros(len(lengths) + 1, dtype=np.int64)
+        np.cumsum(counts, out=offsets[1:])
+        space_of_key = np.repeat(np.tile(spaces, rows), counts)
+        return cls(np.array(keys, dtype=np.uint64), space_of_key, offsets, rows, fields)
+
+    def take(self, rows: NDArray[np.integer]) -> "Side":
+        """The rows at `rows` (i64 [m], any order, repeats allowed), as a Side of m rows."""
+        bags = (np.asarray(rows, dtype=np.int64)[:, None] * self.fields + np.arange(self.fields)).ravel()
+        starts = self.offsets[bags]
+        counts = self.offsets[bags + 1] - starts
+        offsets = np.zeros(len(bags) + 1, dtype=np.int64)
+        np.cumsum(counts, out=offsets[1:])
+        where = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], counts)
+        return Side(self.keys[where], self.spaces[where], offsets, len(rows), self.fields)
+
+
+def _text(value: object) -> str | None:
+    """A value as its key's text: 25 and 25.0 are one value; what is no scalar has no text."""
+    if isinstance(value, str):
+        return value or None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return None
+
+
+def _texts(value: object) -> list[str]:
+    """All values of an attribute; an absent one has none."""
+    if isinstance(value, str):
+        return [value] if value else []
+    if isinstance(value, list | tuple):
+        return [text for text in map(_text, value[:MAX_BAG]) if text is not None]
+    text = _text(value)
+    return [] if text is None else [text]
+
+
+class FieldEncoder:
+    """Turns users, contexts and items into keys by the fields of the settings.
+
+    `item_of` looks up the catalogue; it is used for attributes of recent items (a `recent` field with an `attribute`)
+    and for `item_bags`. Not safe from several threads: it remembers keys.
+    """
+
+    def __init__(self, settings: ModelSettings, item_of: ItemLookup = lambda _: None) -> None:
+        self.item_of = item_of
+        self.user_fields = tuple(field for field in settings.fields if field.side != "item")
+        self.item_fields = tuple(field for field in settings.fields if field.side == "item")
+        space = {field.name: number for number, field in enumerate(settings.fields, start=1)}
+        self.user_spaces = np.array([space[field.name] for field in self.user_fields], dtype=np.uint16)
+        self.item_spaces = np.array([space[field.name] for field in self.item_fields], dtype=np.uint16)
+        self.spaces = np.concatenate([self.user_spaces, self.item_spaces])
+        self._hashers = {field.name: KeyHasher(field.name) for field in settings.fields}
+
+    @property
+    def fields(self) -> int:
+        """F, the number of fields of a whole row."""
+        return len(self.user_fields) + len(self.item_fields)
+
+    def space_names(self) -> dict[int, str]:
+        """The field's name of every key space."""
+        named = (*self.user_fields, *self.item_fields)
+        return {int(space): field.name for space, field in zip(self.spaces, named, strict=True)}
+
+    # --- one row at a time -----------------------------------------------------------------------------------------
+
+    def user_bags(
+        self,
+        user: str,
+        attributes: Mapping[str, Any] | None,
+        recent: Sequence[str],
+        scene: str,
+        context: Mapping[str, Any] | None,
+    ) -> Bags:
+        """Bags of the user and context fields. `recent`: the view `user_stats`' recent items, newest first."""
+        bags = Bags([], [])
+        for field in self.user_fields:
+            self._add(bags, field, self._user_values(field, user, attributes, recent, scene, context))
+        return bags
+
+    def item_bags(self, item: Item | str) -> Bags:
+        """Bags of the item fields; an id is looked up, and an item that the catalogue lacks has its id only."""
+        known = self.item_of(item) if isinstance(item, str) else item
+        bags = Bags([], [])
+        for field in self.item_fields:
+            if field.source == "id":
+                self._add(bags, field, _texts(item if isinstance(item, str) else item.item))
+            elif known is None:
+                bags.lengths.append(0)
+            elif field.source == "scene":
+                self._add(bags, field, _texts(known.scene))
+            else:
+                self._add(bags, field, _texts(known.attributes.get(field.attribute)))
+        return bags
+
+    # --- many rows -------------------------------------------------------------------------------------------------
+
+    def encode_user(
+        self,
+        user: str,
+        attributes: Mapping[str, Any] | None,
+        recent: Sequence[str],
+        scene: str = "",
+        context: Mapping[str, Any] | None = None,
+    ) -> Side:
+        """One row of the user and context fields (n = 1)."""
+        return Side.of([self.user_bags(user, attributes, recent, scene, context)], self.user_spaces)
+
+    def encode_items(self, items: Iterable[Item | str]) -> Side:
+        """One row of the item fields per item."""
+        return Side.of(map(self.item_bags, items), self.item_spaces)
+
+    def combine(self, users: Iterable[Bags], items: Iterable[Bags]) -> Side:
+        """Whole rows over all F fields from bags of both sides, pairwise."""
+        both = (Bags(u.keys + i.keys, u.lengths + i.lengths) for u, i in zip(users, items, strict=True))
+        return Side.of(both, self.spaces)
+
+    # --- inner -----------------------------------------------------------------------------------------------------
+
+    def _add(self, bags: Bags, field: FieldSettings, values: list[str]) -> None:
+        one = self._hashers[field.name].one
+        bags.keys.extend([one(value) for value in values])
+        bags.lengths.append(len(values))
+
+    def _user_values(
+        self,
+        field: FieldSettings,
+        user: str,
+        attributes: Mapping[str, Any] | None,
+        recent: Sequence[str],
+        scene: str,
+        context: Mapping[str, Any] | None,
+    ) -> list[str]:
+        match field.source:
+            case "id":
+                return _texts(user)
+            case "attribute":
+                return _texts(attributes.get(field.attribute)) if attributes else []
+            case "context":
+                return _texts(context.get(field.attribute)) if context else []
+            case "scene":
+                return _texts(scene)
+            case "recent" if not field.attribute:
+                return _texts(recent)
+            case "recent":
+                known = [item for item in map(self.item_of, recent[:MAX_BAG]) if item is not None]
+                values = [text for item in known for text in _texts(item.attributes.get(field.attribute))]
+                return values[:MAX_BAG]

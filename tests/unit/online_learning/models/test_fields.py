@@ -1,0 +1,90 @@
+"""Fields: the same keys in training and serving, whatever is missing."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from online_learning.models.fields import MAX_BAG, FieldEncoder
+from online_learning.settings import FieldSettings, ModelSettings
+from online_learning.table.keys import hash_key
+from streams.records import Item
+
+SETTINGS = ModelSettings(
+    fields=(
+        FieldSettings(name="user", side="user", source="id"),
+        FieldSettings(name="item", side="item", source="id"),
+        FieldSettings(name="genres", side="item", source="attribute", attribute="genres"),
+        FieldSettings(name="age", side="user", source="attribute", attribute="age"),
+        FieldSettings(name="recent", side="user", source="recent"),
+        FieldSettings(name="recent_genres", side="user", source="recent", attribute="genres"),
+        FieldSettings(name="device", side="context", source="context", attribute="device"),
+        FieldSettings(name="scene", side="context", source="scene"),
+    )
+)
+CATALOGUE = {
+    "alien": Item(item="alien", attributes={"genres": ["horror", "sci-fi"]}),
+    "up": Item(item="up", attributes={"genres": "family"}),
+}
+
+
+def encoder() -> FieldEncoder:
+    return FieldEncoder(SETTINGS, CATALOGUE.get)
+
+
+def bag(side, row: int, field: int) -> list[int]:
+    number = row * side.fields + field
+    return side.keys[side.offsets[number] : side.offsets[number + 1]].tolist()
+
+
+def test_a_key_is_the_hash_of_field_and_value():
+    side = encoder().encode_user("ann", {"age": 25}, ["up", "alien"], "home", {"device": "tv"})
+    assert [bag(side, 0, f) for f in range(6)] == [
+        [hash_key("user", "ann")],
+        [hash_key("age", "25")],
+        [hash_key("recent", "up"), hash_key("recent", "alien")],
+        [hash_key("recent_genres", g) for g in ("family", "horror", "sci-fi")],
+        [hash_key("device", "tv")],
+        [hash_key("scene", "home")],
+    ]
+
+
+def test_whole_and_integral_numbers_are_one_value():
+    assert encoder().user_bags("a", {"age": 25.0}, [], "", None) == encoder().user_bags("a", {"age": 25}, [], "", None)
+
+
+def test_everything_may_be_missing_or_unknown():
+    side = encoder().encode_user("", None, ["never seen"], "", {"device": {"nested": 1}})
+    assert [len(bag(side, 0, f)) for f in range(6)] == [0, 0, 1, 0, 0, 0]
+    items = encoder().encode_items(["not in the catalogue", CATALOGUE["up"]])
+    assert bag(items, 0, 0) == [hash_key("item", "not in the catalogue")]
+    assert bag(items, 0, 1) == []
+    assert bag(items, 1, 1) == [hash_key("genres", "family")]
+
+
+def test_an_item_is_encoded_alike_by_id_and_by_record():
+    assert encoder().item_bags("alien") == encoder().item_bags(CATALOGUE["alien"])
+
+
+def test_an_endless_list_from_outside_is_cut():
+    assert len(encoder().user_bags("a", {}, [str(k) for k in range(10_000)], "", None).keys) == 1 + MAX_BAG
+
+
+def test_every_key_carries_the_space_of_its_field():
+    both = encoder()
+    users = [both.user_bags("ann", {"age": 3}, ["up"], "s", None)]
+    side = both.combine(users, [both.item_bags("alien")])
+    names = both.space_names()
+    assert [names[space] for space in side.spaces.tolist()] == [
+        "user", "age", "recent", "recent_genres", "scene", "item", "genres", "genres",
+    ]  # fmt: skip
+
+
+@given(st.lists(st.integers(0, 3), max_size=12))
+def test_taking_rows_is_encoding_them_alone(rows: list[int]):
+    names = ["alien", "up", "nobody", "alien"]
+    one = encoder()
+    taken = one.encode_items(names).take(np.array(rows, dtype=np.int64))
+    direct = one.encode_items([names[row] for row in rows])
+    for name in ("keys", "spaces", "offsets"):
+        np.testing.assert_array_equal(getattr(taken, name), getattr(direct, name))
+    assert (taken.rows, taken.fields) == (len(rows), direct.fields)
