@@ -11,7 +11,9 @@ class FeatureSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Settings of the Feast store.
 
     An empty `redis` (host:port) means the local stack's own. `repo_dir` holds the registry and the offline history
-    (parquet); empty means inside the state folder. Rows older than their `ttl_hours` read as null.
+    (parquet); empty means inside the state folder. Rows older than their `ttl_hours` read as null. The pusher gathers
+    rows for at most `flush_interval_ms` and writes one part of history per view at most every `history_interval_s`.
+    `redis_timeout_ms` bounds one request to Redis: after it an answer is made without user features.
     """
 
     kafka: KafkaSettings = KafkaSettings()
@@ -21,3 +23,5 @@ class FeatureSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     user_ttl_hours: Positive = 24.0 * 90
     item_ttl_hours: Positive = 24.0 * 90
     flush_interval_ms: Annotated[float, Meta(gt=0, le=60_000)] = 100.0
+    history_interval_s: Positive = 30.0
+    redis_timeout_ms: Positive = 50.0
