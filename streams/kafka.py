@@ -13,13 +13,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from kafka.errors import (
-    KafkaConnectionError,
-    KafkaError,
-    KafkaTimeoutError,
-    NoBrokersAvailable,
-    UnknownTopicOrPartitionError,
-)
+from kafka.errors import KafkaError, KafkaTimeoutError, RetriableError, UnknownTopicOrPartitionError
 from kafka.future import Future
 
 from streams.settings import KafkaSettings
@@ -31,7 +25,10 @@ MAX_REQUEST_BYTES: Final = 16 * 2**20
 DELIVERY_TIMEOUT_MS: Final = 24 * 3_600_000
 # What a record costs in memory beside its bytes: the future, its callbacks, the accounting (measured about 900).
 RECORD_OVERHEAD_BYTES: Final = 900
-_AWAY = (NoBrokersAvailable, KafkaConnectionError, KafkaTimeoutError)
+
+
+# A topic that nobody declared is a mistake, not a wish; nobody reads the clients' own metrics, which cost per record.
+_CLIENT: Final = {"allow_auto_create_topics": False, "metrics_enabled": False}
 
 
 class BufferFull(RuntimeError):
@@ -64,14 +61,15 @@ def retry(make: Callable[[], Any], what: str, timeout_s: float, stop: threading.
             raise Stopped(what)
         try:
             return make()
-        except _AWAY as error:
+        except RetriableError as error:
             if time.monotonic() + wait_s > deadline:
                 raise BrokerAway(f"{what}: no answer in {timeout_s:g} s: {error}") from error
         pause.wait(wait_s)
     raise AssertionError("unreachable")
 
 
-def _connection(settings: KafkaSettings, client_id: str) -> dict[str, Any]:
+def connection(settings: KafkaSettings, client_id: str) -> dict[str, Any]:
+    """What every kafka-python client of ours is made with; raises ValueError without a bootstrap address."""
     if not settings.bootstrap:
         raise ValueError("`kafka.bootstrap` == '', must be host:port (`freshet up` fills it in)")
     return {
@@ -79,9 +77,6 @@ def _connection(settings: KafkaSettings, client_id: str) -> dict[str, Any]:
         "client_id": client_id,
         "reconnect_backoff_max_ms": 1_000,
         "bootstrap_timeout_ms": 5_000,
-        # A topic that nobody declared is a mistake, not a wish.
-        "allow_auto_create_topics": False,
-        "metrics_enabled": False,
     }
 
 
@@ -205,15 +200,19 @@ def producer(
 
     Raises BrokerAway, Stopped (where `stop` was set meanwhile), ValueError without a bootstrap address.
     """
-    config = _connection(settings, client_id) | {
-        "acks": "all",
-        "enable_idempotence": True,
-        "linger_ms": linger_ms,
-        "batch_size": 256 * 2**10,
-        "max_request_size": MAX_REQUEST_BYTES,
-        "compression_type": compression,
-        "delivery_timeout_ms": DELIVERY_TIMEOUT_MS,
-    }
+    config = (
+        connection(settings, client_id)
+        | _CLIENT
+        | {
+            "acks": "all",
+            "enable_idempotence": True,
+            "linger_ms": linger_ms,
+            "batch_size": 256 * 2**10,
+            "max_request_size": MAX_REQUEST_BYTES,
+            "compression_type": compression,
+            "delivery_timeout_ms": DELIVERY_TIMEOUT_MS,
+        }
+    )
     raw = retry(lambda: KafkaProducer(**config), f"producer {client_id}", wait_s, stop)
     return Producer(raw, max_buffer_bytes)
 
@@ -233,15 +232,19 @@ def consumer(
     Positions are the caller's: use `assign`. A position that the log no longer has is taken up at the log's start.
     `group` only names where offsets may be committed so that lag is visible. Raises as `producer`.
     """
-    config = _connection(settings, client_id) | {
-        "group_id": group,
-        "enable_auto_commit": False,
-        "auto_offset_reset": "earliest",
-        "isolation_level": "read_committed" if committed else "read_uncommitted",
-        "max_poll_records": max_poll_records,
-        "max_partition_fetch_bytes": MAX_REQUEST_BYTES // 4,
-        "fetch_max_wait_ms": 100,
-    }
+    config = (
+        connection(settings, client_id)
+        | _CLIENT
+        | {
+            "group_id": group,
+            "enable_auto_commit": False,
+            "auto_offset_reset": "earliest",
+            "isolation_level": "read_committed" if committed else "read_uncommitted",
+            "max_poll_records": max_poll_records,
+            "max_partition_fetch_bytes": MAX_REQUEST_BYTES // 4,
+            "fetch_max_wait_ms": 100,
+        }
+    )
     return retry(lambda: KafkaConsumer(**config), f"consumer {client_id}", wait_s, stop)
 
 

@@ -74,6 +74,10 @@ CATALOGUE: tuple[Topic, ...] = (
 )
 
 
+# The worker's stages that keep state, and how their inputs (and so their changelogs) are partitioned.
+STAGES: dict[str, Partitioning] = {"intake": _USERS, "join": _USERS, "item-counts": _ITEMS}
+
+
 def changelog(stage: str) -> str:
     """The name of the compacted topic that holds the state of a worker stage, partitioned as the stage's inputs."""
     return f"{stage}-changelog"
