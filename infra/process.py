@@ -2,9 +2,11 @@
 
 import argparse
 import logging
+import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -34,14 +36,48 @@ class OneLine(logging.Formatter):
         return super().format(record).replace("\n", " | ")
 
 
+class Seldom(logging.Filter):
+    """Lets the same message of the same logger through once in `interval_s`, and drops it in between.
+
+    Clients say several times a second that their server is away.
+    """
+
+    def __init__(self, interval_s: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._interval_s = interval_s
+        self._clock = clock
+        self._said_s: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record is logged."""
+        # Numbers differ from one repetition to the next (backoff times, ports of connections): the words count.
+        key = (record.name, re.sub(r"\d+", "#", str(record.msg)))
+        now_s = self._clock()
+        if now_s - self._said_s.get(key, float("-inf")) < self._interval_s:
+            return False
+        if len(self._said_s) > 1_000:
+            self._said_s.clear()
+        self._said_s[key] = now_s
+        return True
+
+
+# Libraries that report a server which is away again and again.
+_REPETITIVE = ("kafka", "aiokafka", "faust", "mode", "redis", "urllib3")
+
+
+class _Repetitions(Seldom):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.name.split(".")[0] not in _REPETITIVE or super().filter(record)
+
+
 def configure_logging(level: str) -> None:
     """Logs to standard output, one line per record: time, level, name, message."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(OneLine(_LOG_FORMAT, datefmt="%Y-%m-%d %H:%M:%S"))
+    handler.addFilter(_Repetitions())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # A client that waits for a broker which is away says so several times a second.
-    for chatty in ("kafka", "aiokafka", "asyncio"):
-        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
+    for name in _REPETITIVE:
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
 
 
 def main() -> int:
@@ -67,7 +103,7 @@ def main() -> int:
         return 0
     log.info("starting")
     try:
-        run(own(settings), stop, Health(State(settings.local.state).health(arguments.name)))
+        run(own(settings), stop, Health(State(settings.state).health(arguments.name)))
     except Exception:
         log.exception("failed")
         return 1

@@ -43,15 +43,13 @@ _HANDED_DOWN = {
 
 
 class LocalSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The local stack: where it keeps its state, and how it starts, restarts and stops what it runs.
+    """How the local stack starts, restarts and stops what it runs.
 
-    `state_dir` is relative to the settings file. A crashed process is restarted after `restart_first_s`, twice as long
+    A crashed process is restarted after `restart_first_s`, twice as long
     after each further crash up to `restart_max_s`, and from the beginning again once it was up for `steady_s`.
     A log is rotated (one old file is kept) at `log_max_mb`. `threads`: of numeric libraries, per process.
     """
 
-    state_dir: str = ".freshet"
-    cache_dir: str = "~/.cache/freshet"
     start_timeout_s: Positive = 180.0
     stop_timeout_s: Positive = 40.0
     restart_first_s: Positive = 0.2
@@ -62,6 +60,19 @@ class LocalSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     log_max_mb: Count = 64
     threads: Count = 1
 
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that freshet can be told; `state_dir` is relative to the settings file."""
+
+    state_dir: str = ".freshet"
+    cache_dir: str = "~/.cache/freshet"
+    kafka: KafkaSettings = KafkaSettings()
+    streams: StreamsSettings = StreamsSettings()
+    features: FeatureSettings = FeatureSettings()
+    learning: LearningSettings = LearningSettings()
+    serving: ServingSettings = ServingSettings()
+    local: LocalSettings = LocalSettings()
+
     @property
     def state(self) -> Path:
         """The state folder."""
@@ -71,17 +82,6 @@ class LocalSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def cache(self) -> Path:
         """The folder of fetched servers, shared by all stacks of the user."""
         return Path(self.cache_dir).expanduser()
-
-
-class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that freshet can be told."""
-
-    kafka: KafkaSettings = KafkaSettings()
-    streams: StreamsSettings = StreamsSettings()
-    features: FeatureSettings = FeatureSettings()
-    learning: LearningSettings = LearningSettings()
-    serving: ServingSettings = ServingSettings()
-    local: LocalSettings = LocalSettings()
 
 
 def load(path: Path | None = None, state_dir: Path | None = None) -> Settings:
@@ -164,7 +164,7 @@ def shared_memory(state_dir: Path) -> str:
 
 def _compose(settings: Settings, folder: Path, state_dir: Path | None) -> Settings:
     """Fills in what is empty from the state folder, makes paths absolute, and hands shared values down."""
-    state = (state_dir or folder / Path(settings.local.state_dir).expanduser()).absolute()
+    state = (state_dir or folder / Path(settings.state_dir).expanduser()).absolute()
 
     def placed(value: str, default: Path) -> str:
         return str(folder / Path(value).expanduser()) if value else str(default)
@@ -174,7 +174,8 @@ def _compose(settings: Settings, folder: Path, state_dir: Path | None) -> Settin
     return _handed_down(
         replace(
             settings,
-            local=replace(settings.local, state_dir=str(state), cache_dir=placed(settings.local.cache_dir, state)),
+            state_dir=str(state),
+            cache_dir=placed(settings.cache_dir, state),
             streams=replace(settings.streams, state_dir=placed(settings.streams.state_dir, state / "worker")),
             features=replace(settings.features, repo_dir=placed(settings.features.repo_dir, state / "features")),
             learning=replace(learning, trainer=trainer),

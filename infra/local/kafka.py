@@ -2,6 +2,7 @@
 
 import base64
 import shutil
+import socket
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -110,9 +111,10 @@ def probe(address: str, timeout_s: float) -> str:
     from kafka import KafkaAdminClient
     from kafka.errors import KafkaError
 
+    _refuse_closed(address, timeout_s)
     try:
         admin = KafkaAdminClient(
-            bootstrap_servers=address,
+            bootstrap_servers=address.split(","),
             client_id="freshet-probe",
             request_timeout_ms=max(int(timeout_s * 1000), 200),
             bootstrap_timeout_ms=max(int(timeout_s * 1000), 200),
@@ -126,6 +128,20 @@ def probe(address: str, timeout_s: float) -> str:
         raise NotReady(f"{address}: {error or type(error).__name__}") from error
     finally:
         admin.close()
+
+
+def _refuse_closed(addresses: str, timeout_s: float) -> None:
+    """Raises NotReady at once where nobody listens: the client would go on trying until its time is over."""
+    reason = ""
+    for address in addresses.split(","):
+        host, port = address.rsplit(":", 1)
+        try:
+            socket.create_connection((host, int(port)), timeout_s).close()
+        except OSError as error:
+            reason = f"{address}: {error.strerror or error}"
+        else:
+            return
+    raise NotReady(reason)
 
 
 def _properties(data: Path, port: int, controller_port: int) -> str:

@@ -60,7 +60,7 @@ def install(settings: Settings, names: Iterable[str], done: Callable[[str], None
     wanted = [name for name in names if name in _INSTALLERS and name not in outside(settings)]
 
     def fetch(name: str) -> Any:
-        installed = _INSTALLERS[name](settings.local.cache)
+        installed = _INSTALLERS[name](settings.cache)
         done(name)
         return installed
 
@@ -73,7 +73,7 @@ class Stack:
 
     def __init__(self, settings: Settings, names: Iterable[str], installed: dict[str, Any]) -> None:
         self.settings = settings
-        self.state = State(settings.local.state)
+        self.state = State(settings.state)
         self._installed = installed
         self._outside = outside(settings)
         self.services = tuple(self._service(name) for name in NAMES if name in set(names))
@@ -147,7 +147,7 @@ class Stack:
         env = {key: os.environ[key] for key in kept if key in os.environ}
         for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "NUMBA"):
             env[f"{library}_NUM_THREADS"] = threads
-        env["NUMBA_CACHE_DIR"] = str(self.settings.local.cache / "numba")
+        env["NUMBA_CACHE_DIR"] = str(self.settings.cache / "numba")
         env["PYTHONUNBUFFERED"] = "1"
         argv = (sys.executable, "-m", "infra.process", name, "--settings", str(self.state.resolved))
         return Launch(name=name, argv=argv, env=env, cwd=self.state.folder, stop_grace_s=15.0)

@@ -14,7 +14,7 @@ from infra.local.ending import end_orphans
 from infra.local.identity import Identity, alive
 from infra.local.managed import Managed, supervisor_identity
 from infra.local.ports import PortBook
-from infra.local.service import Service, in_order
+from infra.local.service import Ports, Service, in_order
 from infra.local.state import StackStatus, State, write_json
 from infra.settings import LocalSettings
 
@@ -77,6 +77,7 @@ class Supervisor:
         if not self._state.lock():
             raise AlreadyUp(str(self._state.folder))
         try:
+            self._write_status({}, float("-inf"), "starting")
             for name in end_orphans(self._state, timeout_s=10.0):
                 log.warning("ended %s, which a killed supervisor had left", name)
             names = [port for service in self._services for port in service.ports]
@@ -121,7 +122,7 @@ class Supervisor:
                 ports.replace(managed.service.ports)
                 self._settle(ports)
         phase = "up" if len(up) == len(names) else "starting"
-        self._write_status(ports, now_s, phase)
+        self._write_status(ports.numbers, now_s, phase)
         if now_s - self._logs_s >= _LOGS_S:
             self._logs_s = now_s
             for path in self._state.logs.glob("*.log"):
@@ -143,12 +144,12 @@ class Supervisor:
                 if hurry or not needed:
                     managed.stop(now_s, last_s)
                 managed.step_down(now_s, last_s)
-            self._write_status(ports, now_s, "stopping")
+            self._write_status(ports.numbers, now_s, "stopping")
             time.sleep(_TICK_S)
-        self._write_status(ports, float("inf"), "down")
+        self._write_status(ports.numbers, float("inf"), "down")
 
-    def _write_status(self, ports: PortBook, now_s: float, phase: str) -> None:
-        processes = tuple(managed.status(ports.numbers) for managed in self._managed)
+    def _write_status(self, ports: Ports, now_s: float, phase: str) -> None:
+        processes = tuple(managed.status(ports) for managed in self._managed)
         shown = (phase, *((p.state, p.reason, p.pid) for p in processes))
         if shown == self._shown and now_s - self._status_s < _STATUS_S:
             return
