@@ -1,0 +1,320 @@
+"""A folder of checkpoints: saved as one rename, found again by checksum, kept while something builds on them.
+
+A save is these steps, in this order; a process that dies between any two leaves the newest checkpoint intact:
+  1. write the array files into a hidden folder, fsync each
+  2. write the manifest and its checksum, fsync both
+  3. fsync the hidden folder
+  4. rename it to its number
+  5. fsync the parent: from here on the checkpoint counts
+  6. remove checkpoints that are neither among the newest nor built upon
+"""
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import xxhash
+
+from online_learning.checkpoint.checkpoint import FORMAT, Checkpoint, CheckpointError, Manifest
+from online_learning.checkpoint.files import fsync_folder, read_arrays, write_arrays, write_durably
+from online_learning.table.snapshot import TableSnapshot, merge
+
+logger = logging.getLogger(__name__)
+
+MANIFEST, MANIFEST_CHECKSUM = "manifest.json", "manifest.xxh3"
+DENSE_FILE = "dense.arrays"
+HIDDEN = ".writing-"
+NAME = re.compile(r"\d{12}")
+
+
+class CheckpointSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """`keep`: newest checkpoints kept (with all they build on). `max_increments`: after so many, or once they
+    outweigh their base, the next checkpoint is whole again, which bounds the time of a restart."""
+
+    keep: int = 3
+    max_increments: int = 20
+
+    def __post_init__(self) -> None:
+        if self.keep < 1:
+            raise ValueError(f"`keep` == {self.keep}, must be >= 1")
+        if self.max_increments < 0:
+            raise ValueError(f"`max_increments` == {self.max_increments}, must be >= 0")
+
+
+class Broken(msgspec.Struct, frozen=True):
+    """A checkpoint that was passed over, and why."""
+
+    number: int
+    reason: str
+
+
+class CheckpointStore:
+    """Checkpoints under `path` (made if absent). One writer; any number of readers.
+
+    `failpoint` is called with the name of every step before it is done; tests die or raise in it.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        settings: CheckpointSettings | None = None,
+        failpoint: Callable[[str], None] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.settings = settings or CheckpointSettings()
+        self.broken: list[Broken] = []
+        self._failpoint = failpoint or (lambda step: None)
+        self._tip: Manifest | None = None
+        self._chain_bytes: list[int] = []
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def wants_whole(self) -> bool:
+        """Whether the next checkpoint must be whole: the chain is long or heavy, or nothing to build on is there."""
+        if self._tip is None or not self._chain_bytes:
+            return True
+        base, increments = self._chain_bytes[0], self._chain_bytes[1:]
+        return len(increments) >= self.settings.max_increments or sum(increments) > base
+
+    def numbers(self) -> list[int]:
+        """Numbers of all checkpoints there, ascending, broken ones too."""
+        return sorted(int(entry.name) for entry in self.path.iterdir() if NAME.fullmatch(entry.name))
+
+    # ---- saving
+
+    def save(self, checkpoint: Checkpoint) -> int:
+        """Save and return its number, once it is durable. Raises CheckpointError; older ones stay intact.
+
+        An increment must build on the checkpoint saved or loaded last. After an error the next must be whole.
+        """
+        self.wait()
+        return self._save(checkpoint)
+
+    def save_in_background(self, checkpoint: Checkpoint) -> None:
+        """Save by a thread (after any save still running); its error is raised by the next call of this store.
+
+        The checkpoint's arrays must not be changed from here on: snapshots are copies, dense arrays must be too.
+        """
+        self.wait()
+
+        def work() -> None:
+            try:
+                self._save(checkpoint)
+            except BaseException as error:
+                self._error = error
+
+        self._thread = threading.Thread(target=work, name="checkpoint", daemon=False)
+        self._thread.start()
+
+    @property
+    def saving(self) -> bool:
+        """Whether a background save still runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def wait(self) -> None:
+        """Until no save runs; raises the CheckpointError of a background save that failed."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    @property
+    def newest(self) -> Manifest | None:
+        """The manifest of the checkpoint saved or loaded last."""
+        return self._tip
+
+    def _save(self, checkpoint: Checkpoint) -> int:
+        tip, whole = self._tip, checkpoint.whole
+        if not whole:
+            self._check_builds_on(tip, checkpoint)
+        number = max([*self.numbers(), 0]) + 1
+        hidden = self.path / f"{HIDDEN}{number}-{os.getpid()}"
+        # Until this one is durable the table's changes since the tip are in no other place.
+        self._tip = None
+        try:
+            self._remove_hidden()
+            hidden.mkdir()
+            manifest = self._write(hidden, checkpoint, number, None if whole or tip is None else tip.number)
+            self._failpoint("fsync folder")
+            fsync_folder(hidden)
+            self._failpoint("rename")
+            hidden.rename(self.path / f"{number:012d}")
+            self._failpoint("fsync parent")
+            fsync_folder(self.path)
+        except OSError as error:
+            shutil.rmtree(hidden, ignore_errors=True)
+            raise CheckpointError(f"checkpoint {number} was not saved to {self.path}: {error}") from error
+        self._tip = manifest
+        self._chain_bytes = [manifest.size_bytes] if whole else [*self._chain_bytes, manifest.size_bytes]
+        self._failpoint("prune")
+        self._prune()
+        return number
+
+    def _write(self, folder: Path, checkpoint: Checkpoint, number: int, parent: int | None) -> Manifest:
+        tables = {}
+        for index, (name, snapshot) in enumerate(sorted(checkpoint.tables.items())):
+            self._failpoint(f"write table {name}")
+            # Table names are free text: files are numbered.
+            tables[name] = write_arrays(folder / f"table-{index}.arrays", snapshot.arrays)
+        self._failpoint("write dense")
+        manifest = Manifest(
+            format=FORMAT,
+            number=number,
+            parent=parent,
+            epoch=checkpoint.epoch,
+            sequence=checkpoint.sequence,
+            offsets=checkpoint.offsets,
+            meta=checkpoint.meta,
+            dense=write_arrays(folder / DENSE_FILE, checkpoint.dense),
+            tables=tables,
+            snapshots={name: snapshot.meta for name, snapshot in checkpoint.tables.items()},
+        )
+        self._failpoint("write manifest")
+        content = msgspec.json.encode(manifest)
+        write_durably(folder / MANIFEST, content)
+        self._failpoint("write manifest checksum")
+        write_durably(folder / MANIFEST_CHECKSUM, xxhash.xxh3_128_hexdigest(content).encode())
+        return manifest
+
+    def _check_builds_on(self, tip: Manifest | None, checkpoint: Checkpoint) -> None:
+        if tip is None:
+            raise CheckpointError("an increment has nothing to build on: the next checkpoint must be whole")
+        for name, snapshot in checkpoint.tables.items():
+            before = tip.snapshots.get(name)
+            if before is None or snapshot.meta.parent != before.generation:
+                raise CheckpointError(f"the increment of table {name!r} does not build on checkpoint {tip.number}")
+        if set(tip.snapshots) != set(checkpoint.tables):
+            raise CheckpointError(f"the increment's tables are not those of checkpoint {tip.number}")
+
+    def _remove_hidden(self) -> None:
+        """What saves that died have left; there is one writer, so none of it is in use."""
+        for entry in self.path.glob(f"{HIDDEN}*"):
+            shutil.rmtree(entry, ignore_errors=True)
+
+    def _prune(self) -> None:
+        broken = {entry.number for entry in self.broken}
+        intact = [number for number in self.numbers() if number not in broken]
+        needed: set[int] = set()
+        for number in intact[-self.settings.keep :]:
+            for manifest in self._ancestry(number):
+                needed.add(manifest.number)
+        for number in self.numbers():
+            if number not in needed:
+                # Renamed first, so that a half-removed folder is never taken for a checkpoint.
+                doomed = self.path / f"{HIDDEN}removed-{number}"
+                with contextlib.suppress(OSError):
+                    (self.path / f"{number:012d}").rename(doomed)
+                    shutil.rmtree(doomed, ignore_errors=True)
+        self.broken = [entry for entry in self.broken if entry.number in needed]
+
+    def _ancestry(self, number: int) -> Iterator[Manifest]:
+        """A checkpoint and all it builds on, as far as manifests can be read; newest first."""
+        step: int | None = number
+        while step is not None:
+            try:
+                manifest = self._manifest(step)
+            except (CheckpointError, OSError):
+                return
+            yield manifest
+            step = manifest.parent
+
+    # ---- loading
+
+    def load_newest(self) -> Checkpoint | None:
+        """The newest checkpoint that is intact with all it builds on, whole; None where there is none at all.
+
+        Those passed over are in `broken` with the reason, and logged. Raises CheckpointError where checkpoints
+        are there but none is intact: starting from nothing must be somebody's decision.
+        """
+        self.wait()
+        broken: dict[int, str] = {}
+        numbers = self.numbers()
+        for number in reversed(numbers):
+            if number in broken:
+                continue
+            loaded = self._load_chain(number, broken)
+            if loaded is not None:
+                self._report(broken)
+                return loaded
+        self._report(broken)
+        if numbers:
+            raise CheckpointError(f"none of {len(numbers)} checkpoints in {self.path} is intact: {broken}")
+        return None
+
+    def _report(self, broken: dict[int, str]) -> None:
+        self.broken = [Broken(number, reason) for number, reason in sorted(broken.items())]
+        for entry in self.broken:
+            logger.warning("checkpoint %d in %s passed over: %s", entry.number, self.path, entry.reason)
+
+    def _load_chain(self, number: int, broken: dict[int, str]) -> Checkpoint | None:
+        """The longest intact prefix of the chain that ends in `number`; what is behind it is noted as broken."""
+        chain: list[Manifest] = []
+        step: int | None = number
+        while step is not None:
+            reason = broken.get(step)
+            if reason is None:
+                try:
+                    manifest = self._manifest(step)
+                except (CheckpointError, OSError) as error:
+                    reason = broken[step] = str(error)
+            if reason is not None:
+                for orphan in chain:
+                    broken[orphan.number] = f"builds on checkpoint {step}, which is broken"
+                return None
+            chain.append(manifest)
+            step = manifest.parent
+        chain.reverse()
+        return self._load_prefix(chain, broken)
+
+    def _load_prefix(self, chain: list[Manifest], broken: dict[int, str]) -> Checkpoint | None:
+        loaded: Checkpoint | None = None
+        sizes: list[int] = []
+        for manifest in chain:
+            try:
+                step = self._read(manifest)
+                if loaded is not None:
+                    step.tables = {name: merge(loaded.tables[name], snapshot) for name, snapshot in step.tables.items()}
+            except (CheckpointError, OSError, ValueError, KeyError) as error:
+                broken[manifest.number] = str(error)
+                for later in chain[chain.index(manifest) + 1 :]:
+                    broken[later.number] = f"builds on checkpoint {manifest.number}, which is broken"
+                break
+            loaded = step
+            sizes.append(manifest.size_bytes)
+            self._tip, self._chain_bytes = manifest, sizes
+        return loaded
+
+    def _manifest(self, number: int) -> Manifest:
+        folder = self.path / f"{number:012d}"
+        content = (folder / MANIFEST).read_bytes()
+        if xxhash.xxh3_128_hexdigest(content).encode() != (folder / MANIFEST_CHECKSUM).read_bytes():
+            raise CheckpointError(f"{MANIFEST} does not match its checksum")
+        manifest = msgspec.json.decode(content, type=Manifest)
+        if manifest.format != FORMAT:
+            raise CheckpointError(f"format {manifest.format} is not {FORMAT}, which this release reads")
+        return manifest
+
+    def _read(self, manifest: Manifest) -> Checkpoint:
+        folder = self.path / f"{manifest.number:012d}"
+        tables = {
+            name: TableSnapshot(meta=manifest.snapshots[name], arrays=read_arrays(folder, entry))
+            for name, entry in manifest.tables.items()
+        }
+        return Checkpoint(
+            tables=tables,
+            dense=read_arrays(folder, manifest.dense),
+            offsets=manifest.offsets,
+            epoch=manifest.epoch,
+            sequence=manifest.sequence,
+            meta=manifest.meta,
+            number=manifest.number,
+        )

@@ -1,0 +1,1 @@
+"""Collision-free embedding tables: one row per key, optimizers on rows, versions, tombstones, snapshots."""

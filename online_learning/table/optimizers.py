@@ -1,0 +1,210 @@
+"""Optimizers that touch only the rows of a batch, after the gradients of equal rows have been summed.
+
+All arithmetic is f32 in torch's order of operations, so that touched rows equal torch.optim's. Duplicates are summed
+in batch order by whichever thread owns the row: the result does not depend on the number of threads.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from online_learning.table.directory import LIVE
+from online_learning.table.intrinsics import mix64, prefetch
+from online_learning.table.rows import prefetch_row
+from online_learning.table.settings import OptimizerKind, OptimizerSettings
+from online_learning.table.workers import Workers
+
+SGD, ADAGRAD, ROWWISE_ADAGRAD, LAZY_ADAM = 0, 1, 2, 3
+_CODES = {
+    OptimizerKind.SGD: SGD,
+    OptimizerKind.ADAGRAD: ADAGRAD,
+    OptimizerKind.ROWWISE_ADAGRAD: ROWWISE_ADAGRAD,
+    OptimizerKind.LAZY_ADAM: LAZY_ADAM,
+}
+# Rows a thread must have before a second one pays.
+SMALLEST_SHARE = 2048
+AHEAD = 8
+
+
+def state_width(kind: OptimizerKind, dim: int) -> int:
+    """Floats of optimizer state per row."""
+    return {
+        OptimizerKind.SGD: 0,
+        OptimizerKind.ADAGRAD: dim,
+        OptimizerKind.ROWWISE_ADAGRAD: 1,
+        OptimizerKind.LAZY_ADAM: 2 * dim,
+    }[kind]
+
+
+@njit(cache=True, nogil=True)
+def group_by_slot(slots, flags, slots_used, unique, starts, members):  # type: ignore[no-untyped-def]
+    """Distinct slots in order of first appearance, and the batch positions of each.
+
+    unique[:m], starts[:m + 1], members[starts[j]:starts[j + 1]] ascending. -1 is passed over. Returns m, or
+    -1 - i where slots[i] is not the slot of a row.
+    """
+    n = slots.shape[0]
+    size = 16
+    while size < 2 * n:
+        size *= 2
+    seen = np.full(size, np.int32(-1), np.int32)
+    group = np.empty(n, np.int32)
+    distinct = 0
+    for i in range(n):
+        slot = slots[i]
+        if slot == -1:
+            group[i] = -1
+            continue
+        if slot < 0 or slot >= slots_used or not flags[slot] & np.uint8(LIVE):
+            return -1 - i
+        place = np.int64(mix64(np.uint64(slot))) & (size - 1)
+        while seen[place] >= 0 and unique[seen[place]] != slot:
+            place = (place + 1) & (size - 1)
+        if seen[place] < 0:
+            seen[place] = distinct
+            unique[distinct] = slot
+            starts[distinct + 1] = 0
+            distinct += 1
+        group[i] = seen[place]
+        starts[seen[place] + 1] += 1
+    starts[0] = 0
+    for j in range(distinct):
+        starts[j + 1] += starts[j]
+    filled = np.zeros(distinct, np.int32)
+    for i in range(n):
+        j = group[i]
+        if j >= 0:
+            members[starts[j] + filled[j]] = i
+            filled[j] += 1
+    return distinct
+
+
+@njit(cache=True, nogil=True)
+def step_range(  # type: ignore[no-untyped-def]
+    kind,
+    values,
+    dim,
+    state,
+    width,
+    unique,
+    starts,
+    members,
+    grads,
+    rate,
+    epsilon,
+    beta1,
+    beta2,
+    one_less_beta1,
+    one_less_beta2,
+    adam_rate,
+    begin,
+    end,
+):
+    """One optimizer step for the rows unique[begin:end], each on the sum of its members' gradients."""
+    grad = np.empty(dim, np.float32)
+    for j in range(begin, end):
+        if j + AHEAD < end:
+            prefetch_row(values, unique[j + AHEAD] * dim, dim)
+            if width > 0:
+                prefetch_row(state, unique[j + AHEAD] * width, width)
+            prefetch(grads, members[starts[j + AHEAD]] * dim)
+        first = members[starts[j]] * dim
+        for column in range(dim):
+            grad[column] = grads[first + column]
+        for k in range(starts[j] + 1, starts[j + 1]):
+            source = members[k] * dim
+            for column in range(dim):
+                grad[column] += grads[source + column]
+        place = unique[j] * dim
+        if kind == SGD:
+            for column in range(dim):
+                values[place + column] -= rate * grad[column]
+        elif kind == ADAGRAD:
+            for column in range(dim):
+                total = state[place + column] + grad[column] * grad[column]
+                state[place + column] = total
+                values[place + column] -= rate * grad[column] / (np.sqrt(total) + epsilon)
+        elif kind == ROWWISE_ADAGRAD:
+            squares = np.float32(0)
+            for column in range(dim):
+                squares += grad[column] * grad[column]
+            total = state[unique[j]] + squares / np.float32(dim)
+            state[unique[j]] = total
+            step = rate / (np.sqrt(total) + epsilon)
+            for column in range(dim):
+                values[place + column] -= step * grad[column]
+        else:
+            mean, variance = unique[j] * width, unique[j] * width + dim
+            for column in range(dim):
+                g = grad[column]
+                old_mean, old_variance = state[mean + column], state[variance + column]
+                new_mean = (g - old_mean) * one_less_beta1 + old_mean
+                new_variance = (g * g - old_variance) * one_less_beta2 + old_variance
+                state[mean + column] = new_mean
+                state[variance + column] = new_variance
+                values[place + column] -= adam_rate * (new_mean / (np.sqrt(new_variance) + epsilon))
+
+
+class Optimizer:
+    """The rule of one table. `steps` counts calls: Adam's bias correction needs it, and a snapshot keeps it."""
+
+    def __init__(self, settings: OptimizerSettings, dim: int) -> None:
+        self.settings = settings
+        self.steps = 0
+        self.width = state_width(settings.kind, dim)
+        adagrad = settings.kind in (OptimizerKind.ADAGRAD, OptimizerKind.ROWWISE_ADAGRAD)
+        self.initial_state = np.float32(settings.initial_accumulator if adagrad else 0.0)
+
+    def step(
+        self,
+        values: NDArray[np.float32],
+        dim: int,
+        state: NDArray[np.float32],
+        flags: NDArray[np.uint8],
+        slots_used: int,
+        slots: NDArray[np.int64],
+        grads: NDArray[np.float32],
+        workers: Workers,
+        learning_rate: float | None = None,
+    ) -> NDArray[np.int64]:
+        """Apply grads f32 [n, dim] to the rows of slots i64 [n]; the distinct slots touched, in batch order.
+
+        Raises ValueError where a slot is neither -1 nor a row's.
+        """
+        n = len(slots)
+        unique, starts = np.empty(n, np.int64), np.empty(n + 1, np.int64)
+        members = np.empty(n, np.int64)
+        distinct = group_by_slot(slots, flags, slots_used, unique, starts, members)
+        if distinct < 0:
+            wrong = -1 - distinct
+            raise ValueError(f"`slots`[{wrong}] == {slots[wrong]}, must be -1 or the slot of a row")
+        self.steps += 1
+        rule = self.settings
+        workers.run(
+            step_range,
+            distinct,
+            _CODES[rule.kind],
+            values,
+            dim,
+            state,
+            self.width,
+            unique,
+            starts,
+            members,
+            grads.reshape(-1),
+            *self._constants(rule.learning_rate if learning_rate is None else learning_rate),
+            smallest=SMALLEST_SHARE,
+        )
+        return unique[:distinct]
+
+    def _constants(self, rate: float) -> tuple[Any, ...]:
+        rule = self.settings
+        adam_rate = 0.0
+        if rule.kind is OptimizerKind.LAZY_ADAM:
+            # Kingma, Ba 2015, section 2, the rearranged form, as torch.optim.SparseAdam computes it (in double).
+            adam_rate = rate * math.sqrt(1 - rule.beta2**self.steps) / (1 - rule.beta1**self.steps)
+        constants = (rate, rule.epsilon, rule.beta1, rule.beta2, 1 - rule.beta1, 1 - rule.beta2, adam_rate)
+        return tuple(np.float32(constant) for constant in constants)

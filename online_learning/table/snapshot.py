@@ -1,0 +1,77 @@
+"""A table as arrays: the whole of it, or what changed since the snapshot before."""
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+ROW_ARRAYS = ("keys", "versions", "marks", "values", "state", "pending")
+TOMBSTONE_ARRAYS = ("tombstone_keys", "tombstone_versions", "tombstone_marks", "tombstone_pending")
+
+
+class SnapshotMeta(msgspec.Struct, frozen=True, kw_only=True):
+    """What a snapshot says of itself. `parent`: the generation it builds on (an increment), or None (whole)."""
+
+    name: str
+    dim: int
+    optimizer: str
+    seed: int
+    generation: int
+    parent: int | None = None
+    steps: int = 0
+    sightings: int = 0
+    draws: int = 0
+    forgotten_before: int = 0
+
+
+class TableSnapshot(msgspec.Struct, kw_only=True):
+    """`arrays` of n rows and t tombstones, all C-contiguous:
+
+    keys u64 [n], versions u64 [n] (epoch << 40 | sequence), marks u64 [n] (last seen s << 32 | count << 16 | space),
+    values f32 [n, dim], state f32 [n, width], pending u8 [n] (1: not yet acknowledged by the update log);
+    tombstone_keys u64 [t], tombstone_versions u64 [t], tombstone_marks u64 [t], tombstone_pending u8 [t];
+    sketch u16 [...] the admission filter (empty where there is none, or where an increment leaves it as it was).
+    """
+
+    meta: SnapshotMeta
+    arrays: dict[str, NDArray[np.generic]]
+
+    @property
+    def whole(self) -> bool:
+        """Whether it stands without a parent."""
+        return self.meta.parent is None
+
+    @property
+    def rows(self) -> int:
+        """Rows in it."""
+        return len(self.arrays["keys"])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(array.nbytes for array in self.arrays.values())
+
+
+def merge(base: TableSnapshot, increment: TableSnapshot) -> TableSnapshot:
+    """The whole snapshot that `base` (whole) becomes with the next increment on it.
+
+    Raises ValueError where the increment does not build on the base.
+    """
+    if not base.whole:
+        raise ValueError(f"snapshot {base.meta.generation} of table {base.meta.name!r} is not whole")
+    if increment.whole:
+        return increment
+    if increment.meta.parent != base.meta.generation or increment.meta.name != base.meta.name:
+        raise ValueError(
+            f"increment {increment.meta.generation} of table {increment.meta.name!r} builds on "
+            f"{increment.meta.parent}, not on {base.meta.generation} of {base.meta.name!r}"
+        )
+    old, new = base.arrays, increment.arrays
+    gone = np.concatenate([new["keys"], new["tombstone_keys"]])
+    kept = ~np.isin(old["keys"], gone)
+    arrays: dict[str, NDArray[np.generic]] = {name: np.concatenate([old[name][kept], new[name]]) for name in ROW_ARRAYS}
+    # A row that came back has no tombstone; one removed again has its newest.
+    kept = ~np.isin(old["tombstone_keys"], gone)
+    kept &= old["tombstone_versions"] >= np.uint64(increment.meta.forgotten_before)
+    arrays |= {name: np.concatenate([old[name][kept], new[name]]) for name in TOMBSTONE_ARRAYS}
+    arrays["sketch"] = new["sketch"] if len(new["sketch"]) else old["sketch"]
+    return TableSnapshot(meta=msgspec.structs.replace(increment.meta, parent=None), arrays=arrays)

@@ -1,0 +1,550 @@
+"""A collision-free embedding table: every key has its own row, every change a version, every removal a tombstone.
+
+One writer at a time (the trainer); reading beside the writer goes through exports and snapshots. Everything is a
+function of the settings, the seed and the calls made: time and versions are handed in.
+"""
+
+from typing import Any, Literal, Self
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from online_learning.table import admission, eviction
+from online_learning.table.arguments import (
+    Floats,
+    Keys,
+    Slots,
+    Spaces,
+    as_floats,
+    as_keys,
+    as_offsets,
+    as_slots,
+    as_spaces,
+)
+from online_learning.table.digest import Encoding, digest_rows
+from online_learning.table.directory import (
+    IN_FLIGHT,
+    LIMIT,
+    LIVE,
+    PROTECTED,
+    REFUSED_SLOT,
+    SLOTS_PER_BLOCK,
+    TOUCHED,
+    UNADMITTED,
+    Directory,
+    spaces_of,
+)
+from online_learning.table.index import HEADER_WORDS, MAX_LOAD, probe_histogram
+from online_learning.table.keys import collision_bound
+from online_learning.table.memory import physical_bytes
+from online_learning.table.optimizers import Optimizer
+from online_learning.table.rows import NORMAL, UNIFORM, ZEROS, Rows, initialise_range, spread_range
+from online_learning.table.settings import (
+    AdmissionPolicy,
+    EvictionPolicy,
+    FullPolicy,
+    InitializerKind,
+    TableSettings,
+)
+from online_learning.table.snapshot import SnapshotMeta, TableSnapshot
+from online_learning.table.stats import TableStats
+from online_learning.table.workers import Workers
+
+MAX_SLOTS = 0xFFFF_FF00
+_INITIALIZER = {InitializerKind.ZEROS: ZEROS, InitializerKind.UNIFORM: UNIFORM, InitializerKind.NORMAL: NORMAL}
+_ADMISSION = {
+    AdmissionPolicy.ALWAYS: admission.ALWAYS,
+    AdmissionPolicy.COUNT: admission.COUNT,
+    AdmissionPolicy.PROBABILITY: admission.PROBABILITY,
+}
+
+
+class TableFull(Exception):
+    """A table that may not evict nor refuse has no place for a key; the rows that were there are intact."""
+
+
+class Export(msgspec.Struct, frozen=True):
+    """Rows as serving needs them: keys u64 [n], spaces u16 [n], versions u64 [n], rows f32 [n, dim]; and the
+    keys u64 [t] that are gone, with the versions u64 [t] of their removal (0: not known any more)."""
+
+    keys: Keys
+    spaces: Spaces
+    versions: Keys
+    rows: Floats
+    tombstones: Keys
+    tombstone_versions: Keys
+
+
+class Table:
+    """Rows of `settings.dim` f32 columns by 64-bit key.
+
+    Slots that `find` and `find_or_insert` return stay valid until the row is evicted or removed; a full table
+    evicts inside `find_or_insert`, but never a row of the same call.
+    Array arguments are converted where they are not C-contiguous or of the stated type.
+    """
+
+    def __init__(self, settings: TableSettings, seed: int = 0) -> None:
+        self.settings = settings
+        self.seed = seed & 0xFFFF_FFFF_FFFF_FFFF
+        self.optimizer = Optimizer(settings.optimizer, settings.dim)
+        row_bytes = 4 * (settings.dim + self.optimizer.width)
+        reserved = settings.max_rows
+        if settings.full is FullPolicy.GROW:
+            reserved = max(reserved, min(MAX_SLOTS, physical_bytes() // row_bytes))
+        self._directory = Directory(reserved, reserved, self.seed)
+        self._tombstones = Directory(max(reserved, 1 << 20), max(reserved, 1 << 20), self.seed)
+        self._rows = Rows(reserved, settings.dim, self.optimizer.width)
+        self._workers = Workers(settings.threads)
+        counting = settings.admission.policy is AdmissionPolicy.COUNT
+        sketch_length = admission.SKETCH_ROWS * (settings.admission.counters if counting else 1)
+        self._sketch = np.zeros(sketch_length, np.uint16)
+        self._admission_state = np.zeros(2, np.int64)
+        self._ttl = eviction.ttl_by_space(settings.eviction)
+        self._generation = 0
+        self._forgotten_before = 0
+        self._refused = 0
+        self._evicted = 0
+
+    # ---- reading
+
+    def __len__(self) -> int:
+        return len(self._directory)
+
+    @property
+    def dim(self) -> int:
+        """Columns of a row."""
+        return self.settings.dim
+
+    def find(self, keys: Keys) -> Slots:
+        """Slots i64 [n] of keys u64 [n]; -1: absent. Changes nothing."""
+        return self._directory.find(as_keys(keys), self._workers)
+
+    def gather(self, slots: Slots, out: Floats | None = None) -> Floats:
+        """Rows f32 [n, dim] of slots i64 [n]. A slot of -1 gives zeros: `slots >= 0` tells which are rows."""
+        slots = as_slots(slots, self._directory.slots_used)
+        if out is None:
+            out = np.empty((len(slots), self.dim), np.float32)
+        self._rows.gather(slots, out, self._workers)
+        return out
+
+    def gather_pooled(self, slots: Slots, offsets: NDArray[np.int64], mode: Literal["sum", "mean"] = "sum") -> Floats:
+        """f32 [b, dim]: bag i pools slots[offsets[i]:offsets[i + 1]]; offsets i64 [b + 1].
+
+        Slots of -1 are left out, of the mean's count too; an empty bag gives zeros.
+        """
+        slots, offsets = as_slots(slots, self._directory.slots_used), as_offsets(offsets, len(slots))
+        out = np.empty((len(offsets) - 1, self.dim), np.float32)
+        self._rows.gather_pooled(slots, offsets, mode == "mean", out, self._workers)
+        return out
+
+    def spread_gradients(
+        self, slots: Slots, offsets: NDArray[np.int64], grads: Floats, mode: Literal["sum", "mean"] = "sum"
+    ) -> Floats:
+        """Gradients f32 [n, dim] of the slots from those f32 [b, dim] of their bags: gather_pooled backwards."""
+        slots, offsets = as_slots(slots, self._directory.slots_used), as_offsets(offsets, len(slots))
+        grads = as_floats(grads, (len(offsets) - 1, self.dim), "grads")
+        out = np.zeros((len(slots), self.dim), np.float32)
+        self._workers.run(
+            spread_range,
+            len(offsets) - 1,
+            grads.reshape(-1),
+            self.dim,
+            slots,
+            offsets,
+            mode == "mean",
+            out.reshape(-1),
+            smallest=2048,
+        )
+        return out
+
+    # ---- writing
+
+    def find_or_insert(
+        self, keys: Keys, spaces: Spaces, now_ms: int, version: int, initial: Floats | None = None
+    ) -> Slots:
+        """Slots i64 [n] of keys u64 [n]; unseen keys get a row where admission and room allow, else -1.
+
+        spaces u16 [n]: key space of each key. initial f32 [n, dim]: where a new row starts (a content vector); a
+        row of it that begins with NaN, and every row where it is None, starts from the seeded initialiser. Marks
+        new rows touched with `version`; notes every sighting. Raises TableFull under the full policy grow.
+        """
+        keys = as_new_keys(keys)
+        spaces = as_spaces(spaces, len(keys))
+        now_s = now_ms // 1000
+        slots, created = self._directory.upsert(keys, spaces, now_s, version, self._admission())
+        refused = np.flatnonzero(slots == REFUSED_SLOT)
+        if len(refused):
+            more = self._insert_refused(refused, keys, spaces, slots, now_s, version)
+            created = np.concatenate([created, more])
+        if len(created):
+            self._initialise(slots[created], keys[created], None if initial is None else initial[created])
+            self._revive(keys[created])
+        return slots
+
+    def apply_gradients(
+        self, slots: Slots, grads: Floats, now_ms: int, version: int, learning_rate: float | None = None
+    ) -> Slots:
+        """One optimizer step on the rows of slots i64 [n] (-1 is passed over) with grads f32 [n, dim].
+
+        Gradients of equal slots are summed, in batch order, before the one step of their row. Marks the rows
+        touched with `version` and returns their distinct slots. `now_ms` is the time of the step; sightings are
+        counted by find_or_insert. `learning_rate` overrides the settings' for this step.
+        """
+        slots = as_slots(slots, self._directory.slots_used)
+        grads = as_floats(grads, (len(slots), self.dim), "grads")
+        touched = self.optimizer.step(
+            self._rows.flat_values,
+            self.dim,
+            self._rows.flat_state,
+            self._directory.flags,
+            self._directory.slots_used,
+            slots,
+            grads,
+            self._workers,
+            learning_rate,
+        )
+        self._directory.touch(touched, version)
+        return touched
+
+    def remove(self, keys: Keys, now_ms: int, version: int) -> int:
+        """Remove the rows of keys u64 [n] and leave tombstones; how many there were."""
+        keys = as_keys(keys)
+        return self._bury(keys[self._directory.drop(keys) >= 0], now_ms // 1000, version)
+
+    def evict(self, now_ms: int, version: int) -> int:
+        """Remove what the eviction policy lets go: expired rows, then rows above `max_rows`; how many."""
+        policy, now_s = self.settings.eviction.policy, now_ms // 1000
+        if policy is EvictionPolicy.NONE:
+            return 0
+        directory = self._directory
+        out = np.empty(len(directory), np.int64)
+        found = eviction.expired(directory.headers, directory.flags, directory.slots_used, now_s, self._ttl, out)
+        gone = self._evict_slots(out[:found], now_s, version)
+        over = len(directory) - self.settings.max_rows if self.settings.max_rows else 0
+        if over > 0 and policy is not EvictionPolicy.TTL:
+            gone += self._evict_by_rank(over, now_s, version)
+        return gone
+
+    def forget_tombstones(self, before_version: int) -> int:
+        """Forget tombstones of removals before a version, once snapshotted and acknowledged; how many.
+
+        Call it when every kept checkpoint and every replica is past that version.
+        """
+        graves = self._tombstones
+        slots = graves.live()
+        keys, versions, _ = graves.header(slots)
+        settled = graves.flags[slots] == LIVE
+        self._forgotten_before = max(self._forgotten_before, before_version)
+        old = keys[settled & (versions < np.uint64(before_version))]
+        graves.drop(old)
+        return len(old)
+
+    # ---- publishing
+
+    def take_touched(self, limit: int = 1 << 62) -> Keys:
+        """Up to `limit` keys u64 [n] whose row changed or went since they were taken last; now in flight.
+
+        Every key taken must be confirmed or retried. Removals come first.
+        """
+        graves = self._tombstones.take_touched(limit)
+        slots = self._directory.take_touched(limit - len(graves))
+        return np.concatenate([self._tombstones.header(graves)[0], self._directory.header(slots)[0]])
+
+    def confirm(self, keys: Keys, version: int) -> int:
+        """The broker has acknowledged these keys as they were at `version`; keys changed since stay touched."""
+        return self._settle(as_keys(keys), version, again=False)
+
+    def retry(self, keys: Keys) -> int:
+        """These keys were taken but not acknowledged: touch them again; how many were in flight."""
+        return self._settle(as_keys(keys), 0xFFFF_FFFF_FFFF_FFFF, again=True)
+
+    def republish(self, keys: Keys, version: int) -> None:
+        """Stamp keys u64 [n] with a version and touch them; those without a row get a tombstone.
+
+        For the keys of frames of a dead epoch: replicas must hear of each, or keep rows of a history that is void.
+        """
+        keys = np.unique(as_keys(keys))
+        slots = self.find(keys)
+        self._directory.touch(slots[slots >= 0], version)
+        self._bury(keys[slots < 0], 0, version)
+
+    def export(self, keys: Keys) -> Export:
+        """The rows of keys u64 [n] as they are now; keys without a row come as tombstones."""
+        keys = as_keys(keys)
+        slots = self.find(keys)
+        gone = keys[slots < 0]
+        return self._export(slots[slots >= 0], gone, self._grave_versions(gone))
+
+    def changed_since(self, version: int) -> Export:
+        """All rows and tombstones with a version above `version` (0: everything that has one)."""
+        newer = self._newer(self._directory, version)
+        graves = self._newer(self._tombstones, version)
+        keys, versions, _ = self._tombstones.header(graves)
+        return self._export(newer, keys, versions)
+
+    @property
+    def touched(self) -> int:
+        """Keys whose newest state is not acknowledged."""
+        bits = TOUCHED | IN_FLIGHT
+        return len(self._directory.flagged(bits)) + len(self._tombstones.flagged(bits))
+
+    def digest(self, encoding: Encoding = Encoding.FP32) -> int:
+        """Order-independent digest of all rows' serving columns under an encoding; see digest.py."""
+        total, slots = 0, self._directory.live()
+        for start in range(0, len(slots), 1 << 16):
+            part = slots[start : start + (1 << 16)]
+            total += digest_rows(self._directory.header(part)[0], encoding.encode_rows(self.gather(part)))
+        return total & 0xFFFF_FFFF_FFFF_FFFF
+
+    # ---- keeping
+
+    def snapshot(self, *, whole: bool = True) -> TableSnapshot:
+        """A copy as arrays: of everything, or (`whole` False) of what changed since the last snapshot.
+
+        The caller owns the copy; if it is lost before it is durable, the next snapshot must be whole.
+        """
+        directory, graves = self._directory, self._tombstones
+        changed, changed_graves = directory.take_unsaved(), graves.take_unsaved()
+        slots = directory.live() if whole else changed
+        grave_slots = graves.live() if whole else changed_graves
+        parent, self._generation = self._generation, self._generation + 1
+        keys, versions, marks = directory.header(slots)
+        grave_keys, grave_versions, grave_marks = graves.header(grave_slots)
+        state = np.empty((len(slots), self.optimizer.width), np.float32)
+        if self.optimizer.width:
+            self._rows.gather_state(slots, state, self._workers)
+        counting = self.settings.admission.policy is AdmissionPolicy.COUNT
+        pending = np.uint8(TOUCHED | IN_FLIGHT)
+        arrays: dict[str, NDArray[Any]] = {
+            "keys": keys,
+            "versions": versions,
+            "marks": marks,
+            "values": self.gather(slots),
+            "state": state,
+            "pending": (directory.flags[slots] & pending != 0).astype(np.uint8),
+            "tombstone_keys": grave_keys,
+            "tombstone_versions": grave_versions,
+            "tombstone_marks": grave_marks,
+            "tombstone_pending": (graves.flags[grave_slots] & pending != 0).astype(np.uint8),
+            "sketch": self._sketch.copy() if counting else np.empty(0, np.uint16),
+        }
+        meta = SnapshotMeta(
+            name=self.settings.name,
+            dim=self.dim,
+            optimizer=self.settings.optimizer.kind.value,
+            seed=self.seed,
+            generation=self._generation,
+            parent=None if whole else parent,
+            steps=self.optimizer.steps,
+            sightings=int(self._admission_state[admission.SIGHTINGS]),
+            draws=int(self._admission_state[admission.DRAWS]),
+            forgotten_before=self._forgotten_before,
+        )
+        return TableSnapshot(meta=meta, arrays=arrays)
+
+    @classmethod
+    def restore(cls, settings: TableSettings, snapshot: TableSnapshot, *, reset_optimizer: bool = False) -> Self:
+        """The table of a whole snapshot, of any capacity: too many rows are evicted by the settings' policy.
+
+        Raises ValueError where dim or optimizer differ (`reset_optimizer`: start its state anew instead), and
+        TableFull where the rows do not fit and the full policy is refuse.
+        """
+        meta, arrays = snapshot.meta, snapshot.arrays
+        if not snapshot.whole:
+            raise ValueError("an increment cannot be restored alone: merge it with its base")
+        if meta.dim != settings.dim:
+            raise ValueError(f"`dim` == {settings.dim}, must be {meta.dim} as in the snapshot")
+        same_optimizer = meta.optimizer == settings.optimizer.kind.value
+        if not same_optimizer and not reset_optimizer:
+            raise ValueError(
+                f"`optimizer` == {settings.optimizer.kind.value!r}, must be {meta.optimizer!r} as in "
+                "the snapshot (or its state be reset)"
+            )
+        table = cls(settings, meta.seed)
+        table._generation, table._forgotten_before = meta.generation, meta.forgotten_before
+        table.optimizer.steps = meta.steps if same_optimizer else 0
+        table._admission_state[:] = meta.sightings, meta.draws
+        sketch = arrays["sketch"]
+        if len(sketch) == len(table._sketch):
+            table._sketch[:] = sketch
+        table._load_rows(arrays, keep_state=same_optimizer)
+        graves = table._tombstones
+        slots = _load(graves, arrays, "tombstone_")
+        graves.flags[slots] = LIVE | np.where(arrays["tombstone_pending"] != 0, TOUCHED, 0).astype(np.uint8)
+        return table
+
+    def stats(self) -> TableStats:
+        """Rows, memory and health as they are now; reads the whole index once."""
+        directory, graves = self._directory, self._tombstones
+        rows, slots = len(directory), directory.slots_used
+        histogram = np.zeros(256, np.int64)
+        probe_histogram(directory.entries, directory.index_state, histogram)
+        per_slot = HEADER_WORDS * 8 + 1 + 1 / SLOTS_PER_BLOCK
+        parts = {
+            "embeddings": slots * self.dim * 4,
+            "optimizer": slots * self.optimizer.width * 4,
+            "headers": round(slots * per_slot),
+            "index": directory.index_bytes,
+            "tombstones": round(graves.slots_used * per_slot) + graves.index_bytes,
+            "admission": self._sketch.nbytes,
+        }
+        overhead = (parts["headers"] + parts["index"]) / max(1, rows)
+        return TableStats(
+            name=self.settings.name,
+            rows=rows,
+            slots=slots,
+            tombstones=len(graves),
+            touched=self.touched,
+            max_rows=self.settings.max_rows,
+            refused=self._refused,
+            unadmitted=int(directory.counters[UNADMITTED]),
+            evicted=self._evicted,
+            load=directory.load,
+            probe_mean=float((histogram * np.arange(256)).sum() / max(1, histogram.sum())),
+            probe_max=int(np.flatnonzero(histogram).max(initial=0)),
+            collision_bound=collision_bound(rows),
+            bytes_by_part=parts,
+            overhead_bytes_per_row=overhead,
+            overhead_at_full_load=per_slot + directory.entries.itemsize / MAX_LOAD,
+        )
+
+    # ---- inside
+
+    def _admission(self) -> tuple[Any, ...]:
+        rule = self.settings.admission
+        cut = np.uint64(min(int(rule.probability * 2.0**64), 0xFFFF_FFFF_FFFF_FFFF))
+        return _ADMISSION[rule.policy], rule.threshold, cut, self._sketch, self._admission_state
+
+    def _insert_refused(
+        self, refused: Slots, keys: Keys, spaces: Spaces, slots: Slots, now_s: int, version: int
+    ) -> Slots:
+        """Give refused keys what the full policy says; the positions in the batch that made a row."""
+        full = self.settings.full
+        if full is FullPolicy.EVICT:
+            there = slots[slots >= 0]
+            self._directory.flags[there] |= PROTECTED
+            share = round(self.settings.eviction.fraction * self.settings.max_rows)
+            wanted = max(len(np.unique(keys[refused])), share)
+            self._evict_by_rank(wanted, now_s, version)
+            self._directory.flags[there] &= 0xFF ^ PROTECTED
+            # These sightings have passed admission once.
+            passed = (admission.ALWAYS, *self._admission()[1:])
+            again, made = self._directory.upsert(keys[refused], spaces[refused], now_s, version, passed)
+            slots[refused] = again
+            made = refused[made]
+        else:
+            made = np.empty(0, np.int64)
+        left = np.flatnonzero(slots == REFUSED_SLOT)
+        self._refused += len(left)
+        slots[left] = -1
+        if full is FullPolicy.GROW and len(left):
+            raise TableFull(f"table {self.settings.name!r} holds {len(self)} rows, all that fit in memory")
+        return made
+
+    def _initialise(self, slots: Slots, keys: Keys, initial: Floats | None) -> None:
+        rule, rows = self.settings.initializer, self._rows
+        self._workers.run(
+            initialise_range,
+            len(slots),
+            rows.flat_values,
+            self.dim,
+            rows.flat_state,
+            rows.width,
+            self.optimizer.initial_state,
+            _INITIALIZER[rule.kind],
+            np.float32(rule.scale),
+            rule.zero_columns,
+            np.uint64(self.seed),
+            slots,
+            keys,
+        )
+        if initial is not None:
+            given = ~np.isnan(initial[:, 0])
+            rows.values[slots[given]] = initial[given]
+
+    def _revive(self, keys: Keys) -> None:
+        if len(self._tombstones):
+            self._tombstones.drop(keys)
+
+    def _bury(self, keys: Keys, now_s: int, version: int) -> int:
+        """Leave a tombstone for every key."""
+        spaces = np.zeros(len(keys), np.uint16)
+        always = (admission.ALWAYS, *self._admission()[1:])
+        graves, _ = self._tombstones.upsert(keys, spaces, now_s, version, always)
+        if len(graves) and graves.min() < 0:
+            raise TableFull(
+                f"table {self.settings.name!r} keeps {len(self._tombstones)} tombstones, all that fit: "
+                "forget those that every checkpoint is past"
+            )
+        self._tombstones.touch(graves, version)
+        return len(keys)
+
+    def _evict_by_rank(self, wanted: int, now_s: int, version: int) -> int:
+        directory = self._directory
+        slots = eviction.victims(
+            directory.headers, directory.flags, directory.slots_used, self.settings.eviction.policy, wanted
+        )
+        return self._evict_slots(slots, now_s, version)
+
+    def _evict_slots(self, slots: Slots, now_s: int, version: int) -> int:
+        keys = self._directory.header(slots)[0]
+        self._directory.drop(keys)
+        self._evicted += len(keys)
+        return self._bury(keys, now_s, version)
+
+    def _settle(self, keys: Keys, version: int, *, again: bool) -> int:
+        settled = self._directory.settle(self.find(keys), version, again=again)
+        if len(self._tombstones):
+            graves = self._tombstones.find(keys, self._workers)
+            settled += self._tombstones.settle(graves, version, again=again)
+        return settled
+
+    def _newer(self, directory: Directory, version: int) -> Slots:
+        used = directory.slots_used
+        versions = directory.headers[1 : used * HEADER_WORDS : HEADER_WORDS]
+        return np.flatnonzero((versions > np.uint64(version)) & (directory.flags[:used] & np.uint8(LIVE) != 0))
+
+    def _grave_versions(self, keys: Keys) -> Keys:
+        slots = self._tombstones.find(keys, self._workers)
+        versions = np.zeros(len(keys), np.uint64)
+        versions[slots >= 0] = self._tombstones.header(slots[slots >= 0])[1]
+        return versions
+
+    def _export(self, slots: Slots, gone: Keys, gone_versions: Keys) -> Export:
+        keys, versions, marks = self._directory.header(slots)
+        return Export(keys, spaces_of(marks), versions, self.gather(slots), gone, gone_versions)
+
+    def _load_rows(self, arrays: dict[str, NDArray[Any]], *, keep_state: bool) -> None:
+        """Take a snapshot's rows; those that do not fit go by the eviction policy, with tombstones."""
+        room = int(self._directory.counters[LIMIT])
+        count = len(arrays["keys"])
+        if count > room:
+            if self.settings.full is not FullPolicy.EVICT:
+                raise TableFull(
+                    f"`max_rows` == {room}, must be at least the snapshot's {count} rows (or the full policy evict)"
+                )
+            gone = eviction.least(arrays["marks"], self.settings.eviction.policy, count - room)
+            newest = int(arrays["versions"].max())
+            now_s = int(arrays["marks"].max() >> np.uint64(32))
+            self._bury(as_keys(arrays["keys"][gone]), now_s, newest)
+            kept = np.delete(np.arange(count), gone)
+            arrays = {
+                **arrays,
+                **{name: arrays[name][kept] for name in ("keys", "versions", "marks", "values", "state", "pending")},
+            }
+        slots = _load(self._directory, arrays, "")
+        self._rows.values[slots] = arrays["values"]
+        self._rows.state[slots] = arrays["state"] if keep_state else self.optimizer.initial_state
+        self._directory.flags[slots] = LIVE | np.where(arrays["pending"] != 0, TOUCHED, 0).astype(np.uint8)
+
+
+def _load(directory: Directory, arrays: dict[str, NDArray[Any]], prefix: str) -> Slots:
+    """Put a snapshot's keys and headers into an empty directory; their slots."""
+    keys = as_keys(arrays[f"{prefix}keys"])
+    always = (admission.ALWAYS, 1, np.uint64(0), np.zeros(admission.SKETCH_ROWS, np.uint16), np.zeros(2, np.int64))
+    slots, _ = directory.upsert(keys, np.zeros(len(keys), np.uint16), 0, 0, always)
+    headers = directory.headers.reshape(-1, HEADER_WORDS)
+    headers[slots, 1] = arrays[f"{prefix}versions"]
+    headers[slots, 2] = arrays[f"{prefix}marks"]
+    return slots
