@@ -18,6 +18,7 @@ from online_learning.table.arguments import (
     Spaces,
     as_floats,
     as_keys,
+    as_new_keys,
     as_offsets,
     as_slots,
     as_spaces,
