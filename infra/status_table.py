@@ -1,0 +1,85 @@
+"""The terminal picture of a status report."""
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from infra.local.state import StackStatus
+from infra.status import Report, Row
+
+# A process that works reports at least this often.
+_SILENT_MS = 15_000
+_STYLES = {"up": "green", "down": "dim", "starting": "yellow", "waiting": "yellow", "stopping": "yellow"}
+
+
+def status_table(report: Report) -> RenderableType:
+    """One line per server and process; below it, how far each consumer group is behind."""
+    table = Table(title=f"{report.phase}: {report.state_dir}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
+    for column in ("process", "state", "since", "pid", "address", "version", "restarts", "says"):
+        # What a process says may be long and is folded; the rest stays whole on 80 columns.
+        table.add_column(column, no_wrap=column != "says", overflow="fold" if column == "says" else "ellipsis")
+    for row in report.processes:
+        table.add_row(
+            row.name,
+            _state(row.state),
+            ago(report.at_ms - row.since_ms) if row.state != "down" else "",
+            str(row.pid or ("outside" if row.outside else "")),
+            _addresses(row.addresses),
+            row.version,
+            str(row.restarts or ""),
+            _says(row, report.at_ms),
+        )
+    lags = [lag for row in report.processes for lag in row.lags]
+    if not lags:
+        return table
+    behind = Table(title="behind on Kafka", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
+    for column in ("group", "topic", "records"):
+        behind.add_column(column, justify="right" if column == "records" else "left")
+    for lag in lags:
+        behind.add_row(escape(lag.group), escape(lag.topic), f"{lag.records:,}")
+    return Group(table, behind)
+
+
+def progress_table(status: StackStatus | None) -> RenderableType:
+    """What a stack that starts or stops is doing, from the supervisor's word alone."""
+    if status is None:
+        return Text("starting the supervisor")
+    table = Table(box=None, show_header=False, padding=(0, 1))
+    for process in status.processes:
+        addresses = _addresses(process.addresses) if process.state == "up" else ""
+        table.add_row(process.name, _state(process.state), addresses, escape(process.reason))
+    return table
+
+
+def ago(duration_ms: int) -> str:
+    """A duration in its two largest units: `3 h 12 min`."""
+    seconds = max(duration_ms, 0) // 1000
+    units = [(seconds // 86_400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s")]
+    first = next((k for k, (count, _) in enumerate(units) if count), 3)
+    return " ".join(f"{count} {unit}" for count, unit in units[first : first + 2] if count) or "0 s"
+
+
+def _state(state: str) -> Text:
+    return Text(state, style=_STYLES.get(state, "red"))
+
+
+def _addresses(addresses: dict[str, str]) -> str:
+    if len(addresses) == 1:
+        return escape(next(iter(addresses.values())))
+    return escape("\n".join(f"{kind} {address}" for kind, address in addresses.items()))
+
+
+def _says(row: Row, at_ms: int) -> str:
+    words = [row.reason] if row.reason else []
+    words += [f"{name} {_number(value)}" for name, value in row.health.items()]
+    if row.said_ms is not None and at_ms - row.said_ms > _SILENT_MS:
+        words.append(f"(said {ago(at_ms - row.said_ms)} ago)")
+    return escape("  ".join(words))
+
+
+def _number(value: float | int | str) -> str:
+    if isinstance(value, float):
+        return f"{value:,.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else value
