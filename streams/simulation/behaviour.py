@@ -1,0 +1,51 @@
+"""What users of a world do: answer a list, and act by themselves."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from msgspec import Struct
+
+from streams.simulation.truth import Truth
+from streams.simulation.world import World
+
+# Who clicked something that suits them well likes it as often as this, times how well it suits.
+_LIKE = 0.5
+# Half of what users find by themselves they find by name, where the well-known wins; half by their own taste.
+_BY_FAME = 0.5
+
+
+class Act(Struct, frozen=True):
+    """One action: on the item at `position` of a list, or on `item` with no list (`position` -1)."""
+
+    item: int
+    kind: str
+    position: int = -1
+
+
+def respond(truth: Truth, user: int, items: Sequence[int | None], rng: np.random.Generator) -> list[Act]:
+    """The clicks of a user on a list of item numbers (None: not of this world), and the likes that follow them."""
+    clicks = truth.clicks(user, items)
+    acts = []
+    for position in np.flatnonzero(rng.random(len(items)) < clicks).tolist():
+        item = items[position]
+        assert item is not None
+        acts.append(Act(item=item, kind="click", position=position))
+        if rng.random() < _LIKE * truth.attraction_of(user, item):
+            acts.append(Act(item=item, kind="like", position=position))
+    return acts
+
+
+def choose_user(world: World, rng: np.random.Generator) -> int:
+    """Who comes next."""
+    return int(rng.choice(world.settings.users, p=world.activity))
+
+
+def wander(world: World, truth: Truth, user: int, rng: np.random.Generator) -> list[Act]:
+    """What a user does without being recommended anything: views an item, found by its fame or by taste, and may
+    click it."""
+    weight = world.fame if rng.random() < _BY_FAME else truth.attraction[user]
+    item = truth.items[int(rng.choice(len(weight), p=weight / weight.sum()))]
+    acts = [Act(item=item, kind="view")]
+    if rng.random() < truth.attraction_of(user, item):
+        acts.append(Act(item=item, kind="click"))
+    return acts

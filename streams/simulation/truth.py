@@ -1,0 +1,73 @@
+"""What only the world knows: how likely each click is, and what the best lists would earn.
+
+A user clicks the item at position k with probability examination(k) x sigmoid(appeal): the examination hypothesis
+(Richardson, Dominowska & Ragno 2007). A CTR here is the expected number of clicks per item shown.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from streams.simulation.world import Floats, World
+
+# Attention at position k is 1 / (1 + 0.08 k): the tenth item is looked at 58% as often as the first.
+STEEPNESS: Final = 0.08
+
+
+def examination(n: int) -> Floats:
+    """The probability that each of `n` positions is looked at; falls with the position."""
+    attention: Floats = 1.0 / (1.0 + STEEPNESS * np.arange(n, dtype=np.float64))
+    return attention
+
+
+def attraction(world: World) -> Floats:
+    """The probability that a user who looks at an item clicks it: users x available items."""
+    probability: Floats = 1.0 / (1.0 + np.exp(-world.appeal))
+    return probability
+
+
+class Truth:
+    """The truth of a world at its present tick, for lists of `n` items."""
+
+    def __init__(self, world: World, n: int) -> None:
+        self.items = world.items
+        self._activity = world.activity
+        self._examination = examination(n)
+        self.attraction = attraction(world)
+
+    def attraction_of(self, user: int, item: int) -> float:
+        """The probability that the user clicks the item when looking at it; 0 where it is not available."""
+        return float(self.attraction[user, item - self.items.start]) if item in self.items else 0.0
+
+    def clicks(self, user: int, items: Sequence[int | None]) -> Floats:
+        """The click probability at each position of a list of item numbers; 0 where an item is not available (any
+        more) or None."""
+        probability = np.zeros(len(items))
+        for k, item in enumerate(items):
+            if item is not None:
+                probability[k] = self.attraction_of(user, item)
+        clicked: Floats = probability * examination(len(items))
+        return clicked
+
+    def best_of(self, user: int) -> float:
+        """The CTR of the best list for this user."""
+        n = len(self._examination)
+        best = np.sort(self.attraction[user])[::-1][:n]
+        return float(best @ self._examination) / n
+
+    def best_ctr(self) -> float:
+        """The CTR where every user gets the best list, users weighted by how often they come."""
+        n = len(self._examination)
+        best = np.sort(self.attraction, axis=1)[:, ::-1][:, :n]
+        return float(self._activity @ (best @ self._examination)) / n
+
+    def popularity_ctr(self) -> float:
+        """The CTR of the best single list for all users: no ranking by popularity can do better."""
+        n = len(self._examination)
+        mean = np.sort(self._activity @ self.attraction)[::-1][:n]
+        return float(mean @ self._examination) / n
+
+    def random_ctr(self) -> float:
+        """The CTR of lists drawn by chance."""
+        return float((self._activity @ self.attraction).mean() * self._examination.mean())
