@@ -46,6 +46,7 @@ class JoinSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     behind the newest event. `horizon_s`: how long event ids are remembered for deduplication and how long after the
     window's end a late action still revises its example. `idle_s`: silence after which an input counts as idle.
     `negative_rate`: the share of negatives that is kept. `future_s`: how far ahead of the wall clock a time may lie.
+    `max_held`: how many impressions a partition remembers; beyond it the oldest are closed and forgotten early.
     """
 
     window_s: Positive = 30.0
@@ -54,6 +55,7 @@ class JoinSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     idle_s: Positive = 1.0
     negative_rate: Annotated[float, Meta(gt=0, le=1)] = 1.0
     future_s: Positive = 3600.0
+    max_held: Count = 200_000
 
 
 class StreamsSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
