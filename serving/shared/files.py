@@ -1,0 +1,103 @@
+"""Files in shared memory: made whole, then renamed into place; a mapped one is never cut or overwritten by another."""
+
+import contextlib
+import errno
+import fcntl
+import mmap
+import os
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Words = NDArray[np.uint64]
+
+PAGE_BYTES: Final = 4096
+
+
+class SharedMemoryFull(RuntimeError):
+    """The shared memory has no room for a file; nothing that was there has changed."""
+
+
+class AlreadyRunning(RuntimeError):
+    """Another process writes this folder."""
+
+
+def lock_folder(folder: Path) -> int:
+    """Makes this process the folder's only writer, for as long as the returned descriptor is open.
+
+    Kafka's kind of fencing is not needed here: the kernel drops the lock with the process. Raises AlreadyRunning.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    held = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(held)
+        raise AlreadyRunning(f"{folder}: another replica writes here") from error
+    return held
+
+
+class NewFile:
+    """A file being made: write through `words` (u64, zeroed), then `publish` it under its name."""
+
+    def __init__(self, path: Path, size_bytes: int) -> None:
+        self.path = path
+        self._temporary = path.with_name(path.name + ".new")
+        size_bytes = -(-max(size_bytes, 1) // PAGE_BYTES) * PAGE_BYTES
+        # Whoever mapped an older leftover keeps it; this one is a file of its own.
+        self._temporary.unlink(missing_ok=True)
+        handle = os.open(self._temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        try:
+            # Reserved now: a page that the kernel cannot give later would kill the process instead of raising.
+            os.posix_fallocate(handle, 0, size_bytes)
+            self.map = mmap.mmap(handle, size_bytes)
+        except OSError as error:
+            self._temporary.unlink(missing_ok=True)
+            if error.errno in (errno.ENOSPC, errno.ENOMEM):
+                raise SharedMemoryFull(f"{path.parent}: no room for {size_bytes} bytes of {path.name}") from error
+            raise
+        finally:
+            os.close(handle)
+        self.words: Words = np.frombuffer(self.map, np.uint64)
+
+    def publish(self) -> None:
+        """Gives the file its name; it stays mapped and writable here."""
+        self._temporary.rename(self.path)
+
+
+def map_read(path: Path) -> mmap.mmap:
+    """Maps a file read-only. Raises FileNotFoundError."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return mmap.mmap(handle, 0, access=mmap.ACCESS_READ)
+    finally:
+        os.close(handle)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a small file so that a reader sees the old one or the new one. Raises SharedMemoryFull."""
+    temporary = path.with_name(path.name + ".new")
+    try:
+        temporary.write_bytes(data)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno == errno.ENOSPC:
+            raise SharedMemoryFull(f"{path.parent}: no room for {len(data)} bytes of {path.name}") from error
+        raise
+    temporary.rename(path)
+
+
+def generation_path(folder: Path, name: str, generation: int) -> Path:
+    """Where a generation of a file is."""
+    return folder / f"{name}.{generation}"
+
+
+def drop_others(folder: Path, name: str, keep: set[int]) -> None:
+    """Removes all generations of a file but those in `keep`, and what was never finished."""
+    kept = {generation_path(folder, name, generation).name for generation in keep}
+    for path in folder.glob(f"{name}.*"):
+        if path.name not in kept:
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()

@@ -1,0 +1,155 @@
+"""Decayed counts per item and arm in shared memory, one cache line each under its own sequence lock."""
+
+import mmap
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from online_learning.models.dense_features import ITEM_STATS, decayed_item_stats
+from serving.shared import seqlock
+from serving.shared.files import PAGE_BYTES, NewFile, Words, map_read
+from serving.shared.head import File, HeadWriter
+
+ORGANIC: Final = ""
+"""The arm of what no arm brought about; it counts for every arm."""
+
+COLUMNS: Final = len(ITEM_STATS)
+# sequence, at, available_at, six f32, and padding to a cache line.
+_STRIDE: Final = 8
+_AT, _AVAILABLE_AT, _VALUES = 1, 2, 3
+_PAGE_WORDS = PAGE_BYTES // 8
+_SPINS = 20_000
+
+
+class _Header(msgspec.Struct, frozen=True):
+    """The first page, as JSON."""
+
+    incarnation: int
+    slots: int
+    arms: list[str]
+    ttl_ms: int
+
+
+@njit(cache=True)
+def _write(words, floats, rows, at, available_at, values):  # type: ignore[no-untyped-def]
+    for i in range(rows.shape[0]):
+        base = rows[i] * _STRIDE
+        seqlock.write_begin(words, base)
+        words[base + _AT] = np.uint64(at[i])
+        words[base + _AVAILABLE_AT] = np.uint64(available_at[i])
+        for column in range(values.shape[1]):
+            floats[2 * (base + _VALUES) + column] = values[i, column]
+        seqlock.write_end(words, base)
+
+
+@njit(cache=True, nogil=True)
+def _read(words, floats, first, slots, at, available_at, values):  # type: ignore[no-untyped-def]
+    for i in range(slots.shape[0]):
+        base = (first + slots[i]) * _STRIDE
+        at[i] = available_at[i] = 0
+        for _ in range(_SPINS):
+            before = seqlock.load_acquire(words, base)
+            if before & np.uint64(1):
+                continue
+            when, since = np.int64(words[base + _AT]), np.int64(words[base + _AVAILABLE_AT])
+            for column in range(values.shape[1]):
+                values[i, column] = floats[2 * (base + _VALUES) + column]
+            if seqlock.read_again(words, base) == before:
+                at[i], available_at[i] = when, since
+                break
+
+
+class ItemStatsWriter:
+    """The replica's side; grows by new generations."""
+
+    def __init__(self, head: HeadWriter, incarnation: int, ttl_ms: int) -> None:
+        self._head = head
+        self._header = _Header(incarnation, 0, [], ttl_ms)
+        self._words: Words = np.empty(0, np.uint64)
+        self._floats: NDArray[np.float32] = np.empty(0, np.float32)
+        self.make_room(1024, (ORGANIC,))
+
+    def make_room(self, slots: int, arms: tuple[str, ...] = ()) -> None:
+        """Makes sure that `slots` items and the arms fit. Raises SharedMemoryFull."""
+        known = self._header
+        missing = [arm for arm in arms if arm not in known.arms]
+        if slots <= known.slots and not missing:
+            return
+        size = known.slots if slots <= known.slots else max(slots, 2 * known.slots)
+        header = _Header(known.incarnation, size, known.arms + missing, known.ttl_ms)
+        text = msgspec.json.encode(header)
+        if len(text) > PAGE_BYTES:
+            raise ValueError(f"the names of {len(header.arms)} arms do not fit {PAGE_BYTES} bytes")
+        file = NewFile(self._head.next_path(File.ITEM_STATS), PAGE_BYTES + len(header.arms) * size * _STRIDE * 8)
+        file.map[: len(text)] = text
+        words = file.words[_PAGE_WORDS:]
+        for arm in range(len(known.arms)):
+            old = self._words[arm * known.slots * _STRIDE : (arm + 1) * known.slots * _STRIDE]
+            words[arm * size * _STRIDE : arm * size * _STRIDE + len(old)] = old
+        file.publish()
+        self._head.advance(File.ITEM_STATS)
+        self._header, self._words, self._floats = header, words, words.view(np.float32)
+
+    def write(
+        self,
+        slots: NDArray[np.int64],
+        arms: list[str],
+        values: NDArray[np.float32],
+        at: NDArray[np.int64],
+        available_at: NDArray[np.int64],
+    ) -> None:
+        """Writes rows of (slot, arm): values f32 [n, 6] that hold at `at` [n] (ms), known since `available_at` [n]."""
+        if not len(slots):
+            return
+        self.make_room(int(slots.max()) + 1, tuple(dict.fromkeys(arms)))
+        place = {arm: k * self._header.slots for k, arm in enumerate(self._header.arms)}
+        rows = slots + np.array([place[arm] for arm in arms], np.int64)
+        _write(self._words, self._floats, rows, at, available_at, np.require(values, np.float32, ("C", "W")))
+
+
+class ItemStats:
+    """One mapped generation, for readers."""
+
+    def __init__(self, mapped: mmap.mmap) -> None:
+        header = msgspec.json.decode(mapped[:PAGE_BYTES].rstrip(b"\0"), type=_Header)
+        self.incarnation, self.slots, self.arms = header.incarnation, header.slots, header.arms
+        self._ttl_ms = header.ttl_ms
+        self._words: Words = np.frombuffer(mapped, np.uint64)[_PAGE_WORDS:]
+        self._floats: NDArray[np.float32] = self._words.view(np.float32)
+
+    def read(self, slots: NDArray[np.int64], arm: str, now_ms: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """(f32 [k, 6] in the order of ITEM_STATS, i64 [k]): the arm's row and the organic row of each slot, brought to
+        `now_ms` and added; NaN where there is neither. The second is when the newer of the two became available (ms,
+        0: neither). Rows older than their time to live are none."""
+        total = np.full((len(slots), COLUMNS), np.nan, np.float32)
+        newest = np.zeros(len(slots), np.int64)
+        plain = np.require(slots, np.int64, ("C", "W"))
+        for name in dict.fromkeys((arm, ORGANIC)):
+            if name in self.arms:
+                self._add(self.arms.index(name) * self.slots, plain, now_ms, total, newest)
+        return total, newest
+
+    def _add(
+        self,
+        first: int,
+        slots: NDArray[np.int64],
+        now_ms: int,
+        total: NDArray[np.float32],
+        newest: NDArray[np.int64],
+    ) -> None:
+        at, available_at = np.empty(len(slots), np.int64), np.empty(len(slots), np.int64)
+        values = np.empty((len(slots), COLUMNS), np.float32)
+        _read(self._words, self._floats, first, slots, at, available_at, values)
+        there = (at > 0) & (now_ms - at <= self._ttl_ms)
+        now = decayed_item_stats(values, at, now_ms)
+        total[there] = np.nan_to_num(total[there]) + now[there]
+        newest[there] = np.maximum(newest[there], available_at[there])
+
+
+def map_item_stats(path: Path) -> ItemStats:
+    """Maps a generation. Raises FileNotFoundError."""
+    return ItemStats(map_read(path))
