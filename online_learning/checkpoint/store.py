@@ -136,12 +136,13 @@ class CheckpointStore:
         tip, whole = self._tip, checkpoint.whole
         if not whole:
             self._check_builds_on(tip, checkpoint)
-        number = max([*self.numbers(), 0]) + 1
-        hidden = self.path / f"{HIDDEN}{number}-{os.getpid()}"
         # Until this one is durable the table's changes since the tip are in no other place.
         self._tip = None
+        hidden: Path | None = None
         try:
+            number = max([*self.numbers(), 0]) + 1
             self._remove_hidden()
+            hidden = self.path / f"{HIDDEN}{number}-{os.getpid()}"
             hidden.mkdir()
             manifest = self._write(hidden, checkpoint, number, None if whole or tip is None else tip.number)
             self._failpoint("fsync folder")
@@ -151,8 +152,9 @@ class CheckpointStore:
             self._failpoint("fsync parent")
             fsync_folder(self.path)
         except OSError as error:
-            shutil.rmtree(hidden, ignore_errors=True)
-            raise CheckpointError(f"checkpoint {number} was not saved to {self.path}: {error}") from error
+            if hidden is not None:
+                shutil.rmtree(hidden, ignore_errors=True)
+            raise CheckpointError(f"no checkpoint was saved to {self.path}: {error}") from error
         self._tip = manifest
         self._chain_bytes = [manifest.size_bytes] if whole else [*self._chain_bytes, manifest.size_bytes]
         self._failpoint("prune")

@@ -1,0 +1,78 @@
+"""A trainer killed with -9 at any step of a save finds its newest checkpoint intact, and no debris grows."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from online_learning.checkpoint.store import CheckpointStore
+from online_learning.table.table import Table
+from tests.unit.online_learning.checkpoint.test_store import SETTINGS, Trainer
+
+pytestmark = pytest.mark.faults
+
+STEPS = (
+    "write table sparse",
+    "write dense",
+    "write manifest",
+    "write manifest checksum",
+    "fsync folder",
+    "rename",
+    "fsync parent",
+    "prune",
+)
+# After the rename the checkpoint can be read, whether or not the parent's fsync came to pass.
+VISIBLE = ("fsync parent", "prune")
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from tests.unit.online_learning.checkpoint.test_store import Trainer
+
+trainer = Trainer(Path(sys.argv[1]), keep=2, max_increments=3)
+for _ in range(int(sys.argv[2])):
+    trainer.learn_and_save()
+
+def die(step):
+    if step == sys.argv[3]:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+trainer.store._failpoint = die
+trainer.learn_and_save()
+"""
+
+
+@pytest.mark.parametrize("saved", [2, 4])  # the next save is an increment; a whole one that also prunes
+@pytest.mark.parametrize("step", STEPS)
+def test_a_trainer_killed_in_a_save_loses_at_most_that_save(tmp_path: Path, step: str, saved: int) -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD, str(tmp_path), str(saved), step],
+        cwd=Path(__file__).resolve().parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert child.returncode == -signal.SIGKILL, child.stderr.decode()
+
+    twin = Trainer(tmp_path / "twin")
+    store = CheckpointStore(tmp_path)
+    loaded = store.load_newest()
+    assert loaded is not None
+    assert loaded.sequence == saved + (step in VISIBLE)
+    assert store.broken == []
+    for _ in range(loaded.sequence):
+        twin.learn()
+    table = Table.restore(SETTINGS, loaded.tables["sparse"])
+    assert table.digest() == twin.table.digest()
+
+    # The restarted trainer saves on, and what the dead one left behind is gone.
+    twin.table, twin.store = table, store
+    twin.learn_and_save()
+    assert not [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")]
+    loaded = CheckpointStore(tmp_path).load_newest()
+    assert loaded is not None
+    twin.check_equal(loaded)
