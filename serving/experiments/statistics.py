@@ -87,6 +87,12 @@ def ratio(sums: ArmSums) -> Ratio:
     return Ratio(value=value, variance=max(spread, 0.0) / (n * mean_x * mean_x))
 
 
+def interval(estimate: Ratio, confidence: float = 0.95) -> tuple[float, float]:
+    """The normal interval (low, high) of one arm's ratio. Raises ValueError for a confidence outside (0, 1)."""
+    error = _quantile(confidence) * math.sqrt(estimate.variance)
+    return estimate.value - error, estimate.value + error
+
+
 def difference(treatment: ArmSums, control: ArmSums, confidence: float = 0.95) -> Difference:
     """The difference of the arms' ratios with a normal interval and two-sided p.
 
@@ -96,9 +102,7 @@ def difference(treatment: ArmSums, control: ArmSums, confidence: float = 0.95) -
     Raises:
         ValueError: a confidence outside (0, 1).
     """
-    if not 0 < confidence < 1:
-        raise ValueError(f"`confidence` == {confidence}, must be in (0, 1)")
-    z = float(special.ndtri(0.5 + confidence / 2))
+    z = _quantile(confidence)
     t, c = ratio(treatment), ratio(control)
     value = t.value - c.value
     error = math.sqrt(t.variance + c.variance)
@@ -113,6 +117,12 @@ def difference(treatment: ArmSums, control: ArmSums, confidence: float = 0.95) -
         p=_two_sided(value, error),
         confidence=confidence,
     )
+
+
+def _quantile(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise ValueError(f"`confidence` == {confidence}, must be in (0, 1)")
+    return float(special.ndtri(0.5 + confidence / 2))
 
 
 def _relative(treatment: Ratio, control: Ratio, z: float) -> tuple[float, float, float]:

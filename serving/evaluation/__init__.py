@@ -1,0 +1,1 @@
+"""Logs in ClickHouse and what they say: schema, sink, queries, reports."""

@@ -1,0 +1,124 @@
+"""Progressive validation read back: AUC and log loss over any set of windows, from counts that merge."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+
+class Auc(msgspec.Struct, frozen=True):
+    """The area under the ROC curve; the exact one is within `error` of `value`."""
+
+    value: float
+    error: float
+
+
+class Progressive(msgspec.Struct, frozen=True, kw_only=True):
+    """How one learner predicted one task before it learned it; NaN where there is nothing to judge.
+
+    `calibration` is the mean prediction over the share of positives: 1 is calibrated.
+    """
+
+    learner: str
+    task: str
+    scene: str | None
+    n: int
+    positives: int
+    auc: Auc
+    log_loss: float
+    calibration: float
+
+
+def auc_of_bins(positives: Sequence[int], negatives: Sequence[int]) -> Auc:
+    """AUC from the counts of both classes per bin of predicted score, in ascending order.
+
+    Within a bin the order is unknown, so every pair there counts one half, as a tie does (Mann-Whitney). The exact
+    AUC may win or lose all of those pairs, which bounds the error by half their share of all pairs.
+
+    Raises:
+        ValueError: the two have different numbers of bins.
+    """
+    if len(positives) != len(negatives):
+        raise ValueError(f"`positives` has {len(positives)} bins and `negatives` {len(negatives)}, must be the same")
+    pairs = sum(positives) * sum(negatives)
+    if not pairs:
+        return Auc(math.nan, math.nan)
+    below = itertools.accumulate(negatives, initial=0)
+    # Twice the number of pairs in the right order: integers, exact at any size.
+    right = sum(p * (2 * lower + n) for p, n, lower in zip(positives, negatives, below, strict=False))
+    tied = sum(p * n for p, n in zip(positives, negatives, strict=True))
+    return Auc(right / (2 * pairs), tied / (2 * pairs))
+
+
+def progressive(
+    client: Any,
+    *,
+    since_ms: int | None = None,
+    until_ms: int | None = None,
+    skip: float = 0.0,
+    by_scene: bool = False,
+) -> list[Progressive]:
+    """The learners' progressive validation, merged over windows, best AUC first within a task.
+
+    Args:
+        client: A clickhouse_connect client on the logs' database.
+        since_ms: Only windows that end at this event time or later.
+        until_ms: Only windows that begin before this event time.
+        skip: The share of each learner's predictions at the start of the log that is left out, to whole windows:
+            .5 judges the second half.
+        by_scene: One row per scene instead of one over all.
+
+    Raises:
+        ValueError: `skip` outside [0, 1).
+    """
+    if not 0 <= skip < 1:
+        raise ValueError(f"`skip` == {skip}, must be in [0, 1)")
+    scene = "scene" if by_scene else "''"
+    rows = client.query(
+        f"""
+        WITH newest AS (
+            -- A window that was published again after a restart replaces the first.
+            SELECT learner, task, scene, window,
+                argMax(tuple(n, positives, log_loss_sum, prediction_sum, bins_positive, bins_negative, first_ts,
+                    last_ts), tuple(epoch, offset)) AS w
+            FROM validations GROUP BY learner, task, scene, window
+        ), placed AS (
+            SELECT learner, task, scene, w,
+                sum(w.1) OVER (PARTITION BY learner, task, scene) AS total,
+                sum(w.1) OVER (PARTITION BY learner, task, scene ORDER BY window
+                    ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) - w.1 AS before
+            FROM newest
+        )
+        SELECT learner, task, {scene} AS part, sum(w.1), sum(w.2), sum(w.3), sum(w.4),
+            sumForEach(w.5), sumForEach(w.6)
+        FROM placed
+        WHERE before >= {{skip:Float64}} * total
+            AND w.8 >= {{since:Int64}} AND w.7 < {{until:Int64}}
+        GROUP BY learner, task, part
+        """,
+        parameters={"skip": skip, "since": _since(since_ms), "until": _until(until_ms)},
+    ).result_rows
+    found = [
+        Progressive(
+            learner=learner,
+            task=task,
+            scene=part if by_scene else None,
+            n=n,
+            positives=positives,
+            auc=auc_of_bins(bins_positive, bins_negative),
+            log_loss=loss / n if n else math.nan,
+            calibration=predicted / positives if positives else math.nan,
+        )
+        for learner, task, part, n, positives, loss, predicted, bins_positive, bins_negative in rows
+    ]
+    return sorted(found, key=lambda p: (p.task, p.scene or "", -p.auc.value if p.auc.value == p.auc.value else 1))
+
+
+def _since(ms: int | None) -> int:
+    return -(2**62) if ms is None else ms
+
+
+def _until(ms: int | None) -> int:
+    return 2**62 if ms is None else ms
