@@ -22,11 +22,15 @@ class FieldSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The ranking model over named fields."""
+    """The ranking model over named fields.
+
+    `initial_scale`: the factors of a new row are drawn from [-initial_scale, initial_scale).
+    """
 
     name: Literal["deepfm"] = "deepfm"
     dim: Count = 16
     hidden: tuple[int, ...] = (64, 32)
+    initial_scale: Positive = 0.05
     dense_learning_rate: Positive = 0.002
     fields: tuple[FieldSettings, ...] = (
         FieldSettings(name="user", side="user", source="id"),
@@ -48,11 +52,13 @@ class TrainerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The training loop, its checkpoints and what it publishes.
 
     `arm`: whose traffic it learns from besides organic actions ("" learns from all). `publish_interval_ms`: the longest
-    time that a learned change waits for its frame.
+    time that a learned change waits for its frame. `remembered_examples`: examples whose predictions at first sight and
+    learned labels are kept in memory, for labels and revisions that come later. `examples_kept_s`: examples younger
+    than this stay on their topic even where no checkpoint needs them, because others read them too.
     """
 
     arm: str = "online"
-    max_batch: Count = 512
+    max_batch: Count = 128
     poll_interval_ms: Positive = 20.0
     publish_interval_ms: Positive = 50.0
     dense_interval_ms: Positive = 1000.0
@@ -60,6 +66,8 @@ class TrainerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     checkpoints_kept: Count = 3
     checkpoint_dir: str = ""
     validation_window: Count = 500
+    remembered_examples: Count = 100_000
+    examples_kept_s: Positive = 3600.0
     row_encoding: Literal["f32", "f16"] = "f32"
     seed: int = 0
 

@@ -170,6 +170,12 @@ class FieldEncoder:
         both = (Bags(u.keys + i.keys, u.lengths + i.lengths) for u, i in zip(users, items, strict=True))
         return Side.of(both, self.spaces)
 
+    def id_keys(self, side: str, value: str) -> NDArray[np.uint64]:
+        """The keys u64 [n] of all fields that hold the id of a `user` or an `item` (for erasure)."""
+        named = (*self.user_fields, *self.item_fields)
+        ids = [field.name for field in named if field.side == side and field.source == "id"]
+        return np.array([self._hashers[name].one(value) for name in ids], dtype=np.uint64)
+
     # --- inner -----------------------------------------------------------------------------------------------------
 
     def _add(self, bags: Bags, field: FieldSettings, values: list[str]) -> None:

@@ -73,14 +73,14 @@ class RankingModel(nn.Module):
 
 
 def masked_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Weighted binary cross-entropy summed over [B, T], divided by B; a label that is NaN adds nothing.
+    """Weighted binary cross-entropy summed over [B, T]; a label that is NaN adds nothing.
 
-    A sum, not a mean over known labels: an example's gradient is the same whatever else is in its batch but for B.
+    A sum, not a mean: what an example does to its rows is the same whatever else is in its batch.
     """
     known = ~torch.isnan(labels)
     targets = torch.where(known, labels, torch.zeros_like(labels))
     losses = nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    return (losses * weights * known).sum() / max(1, len(labels))
+    return (losses * weights * known).sum()
 
 
 def gradients(

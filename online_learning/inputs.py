@@ -1,0 +1,122 @@
+"""What the trainer reads from Kafka, and how far it is."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from kafka import KafkaConsumer
+from kafka.errors import KafkaError
+
+from streams import kafka
+from streams.codec import Unreadable
+from streams.dead_letters import DeadLetters, Reason
+from streams.settings import KafkaSettings
+from streams.topics import Topic
+
+logger = logging.getLogger(__name__)
+
+# A starting trainer may meet a broker that is starting too.
+_WAIT_S: Final = 300.0
+
+Positions = dict[str, dict[int, int]]
+"""Per topic and partition the next offset to read."""
+
+
+class Input:
+    """All partitions of some topics, read from `positions` on; what cannot be read goes to the dead letters.
+
+    `positions` is always that of the records handed out so far.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        topics: tuple[Topic, ...],
+        positions: Positions,
+        dead_letters: DeadLetters,
+        stop: threading.Event,
+    ) -> None:
+        self._topics = {topic.name: topic for topic in topics}
+        self._dead_letters = dead_letters
+        name = "-".join(self._topics)
+        self._reader: KafkaConsumer = kafka.consumer(
+            settings, client_id=f"freshet-trainer-{name}", wait_s=_WAIT_S, stop=stop
+        )
+        known = {(t, k): offset for t in self._topics for k, offset in positions.get(t, {}).items()}
+        self._partitions = kafka.assign(self._reader, list(self._topics), known, wait_s=_WAIT_S, stop=stop)
+        self.positions: Positions = {topic: {} for topic in self._topics}
+        for partition in self._partitions:
+            self.positions[partition.topic][partition.partition] = self._position(partition)
+
+    def poll(self, timeout_ms: float, max_records: int) -> Iterator[tuple[Any, Any]]:
+        """Yields (Kafka's record, decoded record) of what is there within `timeout_ms`, per partition in order.
+
+        A null value is handed out as None where the topic is compacted. The caller takes all of it before it looks at
+        `positions`.
+        """
+        for partition, records in self._reader.poll(timeout_ms=timeout_ms, max_records=max_records).items():
+            codec = self._topics[partition.topic].codec
+            for record in records:
+                self.positions[partition.topic][partition.partition] = record.offset + 1
+                if record.value is None:
+                    yield record, None
+                    continue
+                try:
+                    value = codec.decode(record.value)
+                except Unreadable as error:
+                    self._dead_letters.send(record, Reason.UNREADABLE, str(error))
+                    logger.warning("%s-%d@%d: %s", record.topic, record.partition, record.offset, error)
+                    continue
+                yield record, value
+
+    def ends(self, partitions: list[int] | None = None) -> Positions:
+        """The ends of the log now; raises BrokerAway."""
+        wanted = [p for p in self._partitions if partitions is None or p.partition in partitions]
+        try:
+            found = self._reader.end_offsets(wanted)
+        except KafkaError as error:
+            raise kafka.BrokerAway(f"end offsets: {error}") from error
+        ends: Positions = {topic: {} for topic in self._topics}
+        for partition, end in found.items():
+            ends[partition.topic][partition.partition] = end
+        return ends
+
+    def offsets_at(self, time_s: float) -> dict[int, int]:
+        """Per partition the offset of the first record not older than `time_s` (s since the epoch), where there is one;
+        raises BrokerAway."""
+        try:
+            found = self._reader.offsets_for_times(dict.fromkeys(self._partitions, int(time_s * 1_000)))
+        except KafkaError as error:
+            raise kafka.BrokerAway(f"offsets by time: {error}") from error
+        return {partition.partition: at.offset for partition, at in found.items() if at is not None}
+
+    def reached(self, ends: Positions) -> bool:
+        """Whether everything before `ends` has been handed out (transaction markers are nobody's records)."""
+        return all(
+            self._position(p) >= ends[p.topic].get(p.partition, 0)
+            for p in self._partitions
+            if p.partition in ends[p.topic]
+        )
+
+    def lag(self) -> int:
+        """Records behind the end of the log as of the last answer of the broker."""
+        behind = 0
+        for partition in self._partitions:
+            high = self._reader.highwater(partition)
+            if high is not None:
+                behind += max(0, high - self._position(partition))
+        return behind
+
+    def read_to_end(self, take: Callable[[Any, Any], None], stop: threading.Event) -> None:
+        """Hands everything up to the present end of the log to `take`."""
+        ends = self.ends()
+        while not self.reached(ends) and not stop.is_set():
+            for record, value in self.poll(100, 5_000):
+                take(record, value)
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def _position(self, partition: Any) -> int:
+        return int(self._reader.position(partition) or 0)

@@ -1,0 +1,145 @@
+"""Keeps the trainer: saves checkpoints, restores the newest, and cuts topics behind the oldest."""
+
+import logging
+import time
+from pathlib import Path
+
+import msgspec
+
+from online_learning.checkpoint.checkpoint import Checkpoint, CheckpointError, Manifest
+from online_learning.checkpoint.store import MANIFEST, CheckpointSettings, CheckpointStore
+from online_learning.inputs import Input, Positions
+from online_learning.learner import TABLE
+from online_learning.learners import Learners
+from online_learning.models.parameters import ShapeMismatch
+from online_learning.settings import LearningSettings
+from online_learning.state import CheckpointMeta, dense_arrays, dense_parameters, meta_of, trainer_state
+from online_learning.updates.position import LogPosition
+from online_learning.updates.publisher import Publisher
+from streams import kafka
+from streams.admin import cut
+from streams.topics import EXAMPLES, UPDATES
+
+logger = logging.getLogger(__name__)
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """Where a restored trainer goes on: `offsets` per topic and partition, and the place in the update log."""
+
+    offsets: Positions
+    position: LogPosition
+
+
+class Keeper:
+    """The trainer's checkpoints in one folder."""
+
+    def __init__(self, settings: LearningSettings, folder: Path) -> None:
+        self._settings = settings
+        self._store = CheckpointStore(folder, CheckpointSettings(keep=settings.trainer.checkpoints_kept))
+        self._saved: Positions = {}
+        self._force_whole = True
+
+    @property
+    def number(self) -> int:
+        """The number of the newest durable checkpoint, 0 before the first."""
+        newest = self._store.newest
+        return 0 if newest is None else newest.number
+
+    def restore(self, learners: Learners) -> Kept:
+        """Brings the learners to the newest intact checkpoint, if there is one.
+
+        Raises CheckpointError where there are checkpoints but none that fits: none is intact, or the model's fields,
+        tasks or shape have changed since. Starting anew must be somebody's decision.
+        """
+        checkpoint = self._store.load_newest()
+        if checkpoint is None:
+            return Kept({}, LogPosition())
+        meta = meta_of(checkpoint)
+        fields = _fields(self._settings)
+        for what, there, wanted in (("fields", meta.fields, fields), ("tasks", meta.tasks, learners.tasks)):
+            if there != wanted:
+                raise CheckpointError(
+                    f"checkpoint {checkpoint.number} is of a model with the {what} {there}, the settings say {wanted}: "
+                    f"restore those, or begin anew in another `checkpoint_dir`"
+                )
+        state = trainer_state(checkpoint)
+        try:
+            learners.online.restore(checkpoint.tables[TABLE], dense_parameters(checkpoint), state.optimizer)
+        except (ShapeMismatch, ValueError) as error:
+            raise CheckpointError(f"checkpoint {checkpoint.number} is of another model: {error}") from error
+        learners.restore(state, meta.counters)
+        self._saved = checkpoint.offsets
+        logger.info("restored checkpoint %d", checkpoint.number)
+        return Kept(checkpoint.offsets, meta.position)
+
+    def save(self, learners: Learners, publisher: Publisher, offsets: Positions, *, wait: bool = False) -> None:
+        """Saves this moment in the background (or, with `wait`, at once), where anything was read since the last.
+
+        A save that fails is logged and the next one is whole: learning goes on, and the older checkpoints are intact.
+        """
+        if offsets == self._saved and not wait:
+            return
+        try:
+            self._store.wait()
+            whole = self._force_whole or self._store.wants_whole()
+            publisher.poll()
+            position = publisher.position
+            meta = CheckpointMeta(position, learners.counters, learners.tasks, _fields(self._settings))
+            checkpoint = Checkpoint(
+                tables={TABLE: learners.online.table.snapshot(whole=whole)},
+                dense=dense_arrays(learners.online.dense_parameters(), learners.state()),
+                offsets=offsets,
+                epoch=publisher.epoch,
+                sequence=position.of(f"{TABLE}/0").sequence,
+                meta=msgspec.json.encode(meta),
+            )
+            if wait:
+                self._store.save(checkpoint)
+            else:
+                self._store.save_in_background(checkpoint)
+            self._force_whole, self._saved = False, offsets
+        except (CheckpointError, OSError) as error:
+            self._force_whole = True
+            logger.error("checkpoint failed: %s", error)
+
+    def cut(self, examples: Input) -> None:
+        """Deletes the records of `examples` and `updates` that no kept checkpoint needs any more.
+
+        Examples that are younger than `examples_kept_s` stay for their other readers.
+        """
+        oldest = self._oldest()
+        if oldest is None:
+            return
+        before = {(UPDATES.name, k): v for k, v in _meta(oldest).position.offsets.items()}
+        try:
+            young = examples.offsets_at(time.time() - self._settings.trainer.examples_kept_s)
+            for partition, offset in oldest.offsets.get(EXAMPLES.name, {}).items():
+                before[EXAMPLES.name, partition] = min(offset, young.get(partition, offset))
+            cut(self._settings.kafka, {place: offset for place, offset in before.items() if offset > 0})
+        except kafka.BrokerAway as error:
+            logger.warning("old records were not deleted: %s", error)
+
+    def close(self) -> None:
+        """Waits for a save that still runs."""
+        try:
+            self._store.wait()
+        except (CheckpointError, OSError) as error:
+            logger.error("checkpoint failed: %s", error)
+
+    def _oldest(self) -> Manifest | None:
+        """The oldest checkpoint that could still be loaded: a fallback, or what increments build on."""
+        for number in self._store.numbers():
+            try:
+                content = (self._store.path / f"{number:012d}" / MANIFEST).read_bytes()
+                return msgspec.json.decode(content, type=Manifest)
+            except (OSError, msgspec.DecodeError):
+                continue
+        return None
+
+
+def _meta(manifest: Manifest) -> CheckpointMeta:
+    return msgspec.json.decode(manifest.meta, type=CheckpointMeta)
+
+
+def _fields(settings: LearningSettings) -> tuple[str, ...]:
+    return tuple(field.name for field in settings.model.fields)

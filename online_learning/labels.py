@@ -1,0 +1,76 @@
+"""Which labels of an example are learned now, and how much each weighs.
+
+- A label is learned when it is first observed; a later revision that repeats it adds nothing.
+- Negatives are kept at rate r by the join, so one that came weighs 1/r: the sum over negatives is unbiased (Horvitz
+  and Thompson 1952). Nothing is added to the logit as well.
+- A positive whose negative was learned before (it came after the window's end) has to make that good. Fake-negative
+  weighting (Ktena et al. 2019, https://arxiv.org/abs/1907.06558) does so in expectation, for a stream in which every
+  example starts as a negative: positives weigh 1 + p. Here it is known which example was a fake negative, so that one
+  undoes its own gradient: with p predicted, cross-entropy's slope by the logit is p/r for the negative as learned and
+  p - 1 for the positive; their difference is the slope of a positive of weight 1 + p / (r (1 - p)).
+"""
+
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from online_learning.predictions import Remembered
+from streams.records import Assignment, Example, LabelState
+
+MAX_WEIGHT: Final = 20.0
+"""No single example moves the model more than this many others."""
+
+
+class Targets(NamedTuple):
+    """labels f32 [B, T], NaN where there is nothing to learn; weights f32 [B, T]; `corrects` bool [B, T]: a positive
+    whose negative was learned before."""
+
+    labels: NDArray[np.float32]
+    weights: NDArray[np.float32]
+    corrects: NDArray[np.bool_]
+
+
+def is_learned(arms: Sequence[Assignment], *, organic: bool, arm: str) -> bool:
+    """Whether the learner of `arm` learns from it: organic, of its own arm, or of no experiment; "" learns from all."""
+    return organic or not arm or not arms or any(place.arm == arm for place in arms)
+
+
+def targets(examples: Sequence[Example], known: Sequence[Remembered | None], tasks: Sequence[str]) -> Targets:
+    """What to learn from each example, given what is remembered of it (None: forgotten, or never predicted).
+
+    Notes in what is remembered that these labels are learned, so that two revisions in one batch do not count twice.
+    """
+    labels = np.full((len(examples), len(tasks)), np.nan, dtype=np.float32)
+    weights = np.ones_like(labels)
+    corrects = np.zeros(labels.shape, dtype=bool)
+    for row, (example, memory) in enumerate(zip(examples, known, strict=True)):
+        for t, task in enumerate(tasks):
+            label = example.labels.get(task)
+            if label is None or label.state is not LabelState.OBSERVED:
+                continue
+            value = 1.0 if label.value >= 0.5 else 0.0
+            if memory is not None:
+                before = memory.labels[t]
+            else:
+                # Forgotten: a first revision is new; a later one repeats all but what a correction makes good.
+                corrected = example.correction and example.negative_emitted and value == 1.0
+                before = None if example.revision == 0 else 0.0 if corrected else value
+            if before == value:
+                continue
+            if memory is not None:
+                memory.labels[t] = value
+            labels[row, t] = value
+            corrects[row, t] = before == 0.0
+            if value == 0.0 and not example.organic:
+                weights[row, t] = min(1.0 / max(example.negative_rate, 1e-6), MAX_WEIGHT)
+    return Targets(labels, weights, corrects)
+
+
+def correction_weights(found: Targets, probabilities: NDArray[np.float32], rates: NDArray[np.float32]) -> None:
+    """Sets the weight of positives that make good a fake negative; probabilities f32 [B, T] as predicted now,
+    `rates` f32 [B]: the rate r at which negatives are kept."""
+    p = np.clip(probabilities, 0.0, 0.999)
+    undo = 1.0 + p / (np.maximum(rates, 1e-6)[:, None] * (1.0 - p))
+    np.copyto(found.weights, np.minimum(undo, MAX_WEIGHT), where=found.corrects)

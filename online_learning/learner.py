@@ -1,0 +1,109 @@
+"""The online model: rows in the sparse table, a small network beside them, one gradient step per batch."""
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from online_learning.batches import Batch
+from online_learning.models.dense_features import DENSE_FEATURES
+from online_learning.models.fields import FieldEncoder
+from online_learning.models.ranking import RankingModel, gradients
+from online_learning.models.scorer import Scorer
+from online_learning.settings import LearningSettings
+from online_learning.table.settings import InitializerSettings, OptimizerKind, OptimizerSettings, TableSettings
+from online_learning.table.snapshot import TableSnapshot
+from online_learning.table.table import Table
+
+TABLE = "sparse"
+"""The one table of all fields, and so the name of its frames and checkpoints."""
+
+# Adam's step holds for a batch of this size; a smaller batch is noisier by the square root of its size, and its step is
+# smaller by as much (Malladi et al. 2022, https://arxiv.org/abs/2205.10287).
+_BATCH_OF_THE_RATE = 128
+
+
+def table_settings(settings: LearningSettings) -> TableSettings:
+    """The sparse table of the settings: rows are `[linear weight | dim factors]`, the weight starting at 0."""
+    return TableSettings(
+        name=TABLE,
+        dim=1 + settings.model.dim,
+        optimizer=OptimizerSettings(kind=OptimizerKind.ADAGRAD, learning_rate=settings.sparse_learning_rate),
+        initializer=InitializerSettings(scale=settings.model.initial_scale, zero_columns=1),
+        # A batch has too few rows to be shared out; the second core belongs to the other processes.
+        threads=1,
+    )
+
+
+class OnlineLearner:
+    """Predicts and learns by batches of B rows over F fields for T tasks."""
+
+    name = "online"
+
+    def __init__(self, settings: LearningSettings) -> None:
+        tasks = len(settings.tasks)
+        fields = FieldEncoder(settings.model).fields
+        self._settings = settings
+        self._width = 1 + settings.model.dim
+        self.table = Table(table_settings(settings), settings.trainer.seed)
+        self.model = RankingModel(settings.model, tasks, fields, len(DENSE_FEATURES), settings.trainer.seed)
+        self._adam = torch.optim.Adam(self.model.parameters(), settings.model.dense_learning_rate, foreach=True)
+        self._scorer = Scorer(settings.model, tasks)
+        self._load_scorer()
+
+    def predict(self, batch: Batch) -> NDArray[np.float32]:
+        """Probabilities f32 [B, T] as serving would give them: a key without a row counts as missing."""
+        return self._scorer.score(self._pooled(batch, self.table.find(batch.side.keys)), batch.dense)
+
+    def learn(
+        self, batch: Batch, labels: NDArray[np.float32], weights: NDArray[np.float32], now_ms: int, version: int
+    ) -> float:
+        """One step on labels f32 [B, T] (NaN: none) with weights f32 [B, T]; the loss per row.
+
+        `version` stamps the rows that change, `now_ms` is noted as their last sighting.
+        """
+        side = batch.side
+        slots = self.table.find_or_insert(side.keys, side.spaces, now_ms, version)
+        loss, by_field = gradients(self.model, self._pooled(batch, slots), batch.dense, labels, weights)
+        by_key = self.table.spread_gradients(slots, side.offsets, by_field.reshape(-1, self._width), "mean")
+        self.table.apply_gradients(slots, by_key, now_ms, version)
+        share = min(1.0, (batch.rows / _BATCH_OF_THE_RATE) ** 0.5)
+        for group in self._adam.param_groups:
+            group["lr"] = self._settings.model.dense_learning_rate * share
+        for parameter in self.model.parameters():
+            assert parameter.grad is not None
+            parameter.grad /= batch.rows
+        self._adam.step()
+        return loss / batch.rows
+
+    def dense_parameters(self) -> dict[str, NDArray[np.float32]]:
+        """Copies of the network's parameters by name."""
+        return self.model.to_numpy()
+
+    # --- keeping ---------------------------------------------------------------------------------------------------
+
+    def optimizer_state(self) -> bytes:
+        """Adam's moments."""
+        out = io.BytesIO()
+        torch.save(self._adam.state_dict(), out)
+        return out.getvalue()
+
+    def restore(self, snapshot: TableSnapshot, dense: Mapping[str, NDArray[Any]], optimizer_state: bytes) -> None:
+        """Takes over rows, network and moments; raises ValueError where they are of another model."""
+        self.table = Table.restore(table_settings(self._settings), snapshot)
+        self.model.from_numpy({name: np.asarray(value, dtype=np.float32) for name, value in dense.items()})
+        self._adam.load_state_dict(torch.load(io.BytesIO(optimizer_state), weights_only=True))
+        self._load_scorer()
+
+    # --- inner -----------------------------------------------------------------------------------------------------
+
+    def _pooled(self, batch: Batch, slots: NDArray[np.int64]) -> NDArray[np.float32]:
+        pooled = self.table.gather_pooled(slots, batch.side.offsets, "mean")
+        return pooled.reshape(batch.rows, batch.side.fields, self._width)
+
+    def _load_scorer(self) -> None:
+        # The arrays share memory with the parameters, which Adam changes in place: the scorer is always up to date.
+        self._scorer.load({name: value.detach().numpy() for name, value in self.model.named().items()})

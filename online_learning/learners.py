@@ -1,0 +1,151 @@
+"""The online model and its baselines side by side: all predict before any learns.
+
+An impression of ours is predicted whole when it is first seen. An example is scored by that prediction, or, where there
+was no impression, by one made now; then it is learned. Nothing here does I/O or knows the wall clock.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from online_learning.baselines import baselines
+from online_learning.batches import Batch, Batcher
+from online_learning.catalogue import Catalogue
+from online_learning.labels import correction_weights, is_learned, targets
+from online_learning.learner import OnlineLearner
+from online_learning.models.fields import FieldEncoder
+from online_learning.predictions import Predictions, Remembered
+from online_learning.progressive import Progressive
+from online_learning.settings import LearningSettings
+from online_learning.state import Counters, TrainerState
+from streams.records import Example, Impression
+
+
+class Learners:
+    """All learners, what they predicted, and how good it was."""
+
+    def __init__(self, settings: LearningSettings, catalogue: Catalogue) -> None:
+        self.tasks = tuple(task.name for task in settings.tasks)
+        self.online = OnlineLearner(settings)
+        self._arm = settings.trainer.arm
+        self._encoder = FieldEncoder(settings.model, catalogue.item)
+        self._batcher = Batcher(self._encoder, catalogue)
+        self._baselines = baselines(len(self.tasks))
+        names = (self.online.name, *(other.name for other in self._baselines))
+        self.predictions = Predictions(settings.trainer.remembered_examples, len(names), len(self.tasks))
+        self.progressive = Progressive(names, self.tasks, settings.trainer.validation_window)
+        self.counters = Counters()
+
+    def see(self, impressions: Sequence[Impression]) -> None:
+        """Predicts all items of impressions that are learned from, and remembers it."""
+        self.counters.impressions += len(impressions)
+        ours = [seen for seen in impressions if seen.items and is_learned(seen.arms, organic=False, arm=self._arm)]
+        if not ours:
+            return
+        said = self._predict(self._batcher.of_impressions(ours))
+        names = [f"{seen.request_id}/{shown.position}" for seen in ours for shown in seen.items]
+        for name, probabilities in zip(names, said, strict=True):
+            if name not in self.predictions:
+                self.predictions.put(name, probabilities)
+
+    def unseen(self, examples: Sequence[Example]) -> bool:
+        """Whether an example is of an impression that should have been predicted and was not."""
+        return any(
+            not example.organic and example.revision == 0 and example.example_id not in self.predictions
+            for example in examples
+            if is_learned(example.arms, organic=example.organic, arm=self._arm)
+        )
+
+    def learn(self, examples: Sequence[Example], now_ms: int, version: int) -> None:
+        """Scores what was predicted, then learns; `version` stamps the rows, `now_ms` is noted as their sighting."""
+        ours = [one for one in examples if is_learned(one.arms, organic=one.organic, arm=self._arm)]
+        if not ours:
+            return
+        batch = self._batcher.of_examples(ours)
+        known, said = self._first_sight(ours, batch)
+        found = targets(ours, known, self.tasks)
+        # What was learned as a negative has been validated as one; a late positive does not validate again.
+        fresh = np.where(found.corrects | np.isnan(said[:, 0]), np.nan, found.labels).astype(np.float32)
+        self.progressive.add(said, fresh, [one.ts for one in ours], [one.scene for one in ours])
+        rows = np.flatnonzero(~np.isnan(found.labels).all(axis=1))
+        if not len(rows):
+            return
+        batch = batch.take(rows)
+        if found.corrects.any():
+            rates = np.array([one.negative_rate for one in ours], dtype=np.float32)
+            p = np.zeros(found.labels.shape, dtype=np.float32)
+            p[rows] = self.online.predict(batch)
+            correction_weights(found, p, rates)
+        labels, weights = found.labels[rows], found.weights[rows]
+        self.online.learn(batch, labels, weights, now_ms, version)
+        for other in self._baselines:
+            other.learn(batch, labels, weights)
+        self._count(labels, found.corrects)
+
+    def forget_user(self, user: str, now_ms: int, version: int) -> None:
+        """Removes the rows of a user's id; they become tombstones."""
+        keys = self._encoder.id_keys("user", user)
+        self.online.table.remove(keys, now_ms, version)
+
+    # --- keeping ---------------------------------------------------------------------------------------------------
+
+    def state(self) -> TrainerState:
+        """What a checkpoint keeps of all this beside rows and parameters; encode it before going on."""
+        return TrainerState(
+            optimizer=self.online.optimizer_state(),
+            baselines={other.name: other.state() for other in self._baselines},
+            validation=self.progressive.state(),
+            predictions=list(self.predictions.items()),
+        )
+
+    def restore(self, state: TrainerState, counters: Counters) -> None:
+        """Takes over a kept state; rows and parameters are restored by the online learner itself."""
+        for other in self._baselines:
+            if other.name in state.baselines:
+                other.restore(state.baselines[other.name])
+        self.progressive.restore(state.validation)
+        self.predictions.restore(state.predictions)
+        self.counters = counters
+
+    # --- inner -----------------------------------------------------------------------------------------------------
+
+    def _predict(self, batch: Batch) -> NDArray[np.float32]:
+        """Probabilities f32 [B, L, T] of all learners, the online model first."""
+        everyone = [self.online.predict(batch), *(other.predict(batch) for other in self._baselines)]
+        return np.stack(everyone, axis=1)
+
+    def _first_sight(
+        self, examples: Sequence[Example], batch: Batch
+    ) -> tuple[list[Remembered | None], NDArray[np.float32]]:
+        """What is remembered of each example, and the predictions f32 [B, L, T] that it is scored by.
+
+        An example whose impression was not predicted is predicted now, and remembered. One of a later revision that is
+        forgotten has NaN: a prediction made now would know its labels.
+        """
+        known = [None if one.organic else self.predictions.get(one.example_id) for one in examples]
+        missing = [row for row, one in enumerate(examples) if known[row] is None and (one.organic or one.revision == 0)]
+        said = np.full((len(examples), 1 + len(self._baselines), len(self.tasks)), np.nan, dtype=np.float32)
+        if missing:
+            rows = np.array(missing)
+            said[rows] = self._predict(batch if len(missing) == len(examples) else batch.take(rows))
+        for row in missing:
+            one = examples[row]
+            if not one.organic:
+                self.counters.late_predictions += 1
+                if one.example_id not in self.predictions:
+                    self.predictions.put(one.example_id, said[row])
+        for row, one in enumerate(examples):
+            if known[row] is None and not one.organic:
+                known[row] = self.predictions.get(one.example_id)
+            memory = known[row]
+            if memory is not None:
+                said[row] = self.predictions.probabilities(memory)
+        return known, said
+
+    def _count(self, labels: NDArray[np.float32], corrects: NDArray[np.bool_]) -> None:
+        counters = self.counters
+        counters.learned += len(labels)
+        counters.corrections += int(corrects.sum())
+        for task, count in zip(self.tasks, (~np.isnan(labels)).sum(axis=0).tolist(), strict=True):
+            counters.labels[task] = counters.labels.get(task, 0) + count

@@ -1,0 +1,184 @@
+"""Progressive validation: every learner predicts before it learns, and windows of the results merge with others.
+
+Predictions are counted in bins of their logit per class, so that the area under the ROC curve can be had over any set
+of windows by adding their bins. Blum, Kalai and Langford 1999 call it progressive validation; Gama et al. 2013 argue
+for it on streams (prequential evaluation).
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.records import Validation
+
+BINS: Final = 128
+LOGIT_RANGE: Final = 8.0
+"""Bins divide logits [-8, 8] evenly; what lies outside is counted in the first and last bin.
+
+A bin is 0.125 wide. Two predictions in one bin count as tied; on ml-100k that moves the AUC by less than 0.0005.
+"""
+# A probability of 0 or 1 would make one wrong answer infinitely bad.
+_LEAST: Final = 1e-7
+
+
+def logit_bins(probabilities: NDArray[np.floating]) -> NDArray[np.int64]:
+    """The bin in [0, BINS) of each probability."""
+    p = np.clip(np.asarray(probabilities, dtype=np.float64), _LEAST, 1 - _LEAST)
+    scaled = (np.log(p / (1 - p)) + LOGIT_RANGE) * (BINS / (2 * LOGIT_RANGE))
+    return np.clip(scaled.astype(np.int64), 0, BINS - 1)
+
+
+def auc(positives: Sequence[int] | NDArray[np.integer], negatives: Sequence[int] | NDArray[np.integer]) -> float:
+    """Area under the ROC curve of two histograms over the same bins, ties counted half; NaN without both classes."""
+    pos, neg = np.asarray(positives, dtype=np.float64), np.asarray(negatives, dtype=np.float64)
+    pairs = pos.sum() * neg.sum()
+    if pairs == 0:
+        return math.nan
+    below = np.cumsum(neg) - neg
+    return float((pos * (below + neg / 2)).sum() / pairs)
+
+
+def merged_auc(windows: Iterable[Validation]) -> float:
+    """The AUC over several windows of one learner and task together; NaN without both classes."""
+    known = list(windows)
+    if not known:
+        return math.nan
+    return auc(
+        np.sum([window.bins_positive for window in known], axis=0),
+        np.sum([window.bins_negative for window in known], axis=0),
+    )
+
+
+class Tally(msgspec.Struct):
+    """The open window of one (learner, task, scene), and the window's number since the start of the log."""
+
+    window: int = 0
+    n: int = 0
+    positives: int = 0
+    log_loss_sum: float = 0.0
+    prediction_sum: float = 0.0
+    first_ts: int = 0
+    last_ts: int = 0
+    changed: bool = False
+    bins_positive: list[int] = msgspec.field(default_factory=lambda: [0] * BINS)
+    bins_negative: list[int] = msgspec.field(default_factory=lambda: [0] * BINS)
+
+    def add(self, probability: float, label: float, logit_bin: int, ts: int) -> None:
+        """Counts one prediction and its label (0 or 1), made for an example of time `ts` (ms)."""
+        self.first_ts = ts if self.n == 0 else min(self.first_ts, ts)
+        self.last_ts = ts if self.n == 0 else max(self.last_ts, ts)
+        self.n += 1
+        self.changed = True
+        self.prediction_sum += probability
+        p = min(max(probability, _LEAST), 1 - _LEAST)
+        if label >= 0.5:
+            self.positives += 1
+            self.bins_positive[logit_bin] += 1
+            self.log_loss_sum -= math.log(p)
+        else:
+            self.bins_negative[logit_bin] += 1
+            self.log_loss_sum -= math.log1p(-p)
+
+
+class ProgressiveState(msgspec.Struct):
+    """What a checkpoint keeps: the open windows, and the sums since the start of the log."""
+
+    tallies: list[tuple[str, str, str, Tally]] = []
+    totals: list[tuple[str, str, Tally]] = []
+
+
+class Progressive:
+    """Open windows per (learner, task, scene) of `window` predictions each, and totals per (learner, task)."""
+
+    def __init__(self, learners: Sequence[str], tasks: Sequence[str], window: int, process: str = "trainer") -> None:
+        self.learners, self.tasks = tuple(learners), tuple(tasks)
+        self._window, self._process = window, process
+        self._open: dict[tuple[str, str, str], Tally] = {}
+        self._totals = {(learner, task): Tally() for learner in learners for task in tasks}
+        self._closed: list[tuple[tuple[str, str, str], Tally]] = []
+
+    def add(
+        self,
+        probabilities: NDArray[np.float32],
+        labels: NDArray[np.float32],
+        times_ms: Sequence[int],
+        scenes: Sequence[str],
+    ) -> None:
+        """Counts predictions f32 [B, L, T] against labels f32 [B, T] (NaN: not now)."""
+        bins = logit_bins(probabilities).tolist()
+        said = probabilities.tolist()
+        for row, t in np.argwhere(~np.isnan(labels)).tolist():
+            label, ts, scene = float(labels[row, t]), times_ms[row], scenes[row]
+            for number, learner in enumerate(self.learners):
+                p, where = said[row][number][t], bins[row][number][t]
+                self._totals[learner, self.tasks[t]].add(p, label, where, ts)
+                key = (learner, self.tasks[t], scene)
+                tally = self._open.get(key)
+                if tally is None:
+                    tally = self._open[key] = Tally()
+                tally.add(p, label, where, ts)
+                if tally.n >= self._window:
+                    self._closed.append((key, tally))
+                    self._open[key] = Tally(window=tally.window + 1)
+
+    def take_closed(self, now_ms: int, epoch: int) -> list[Validation]:
+        """Windows that were filled since the last call."""
+        closed, self._closed = self._closed, []
+        return [self._record(key, tally, now_ms, epoch) for key, tally in closed]
+
+    def take_open(self, now_ms: int, epoch: int) -> list[Validation]:
+        """Windows that are not full yet and changed since the last call; the full one replaces them by its number."""
+        changed = [(key, tally) for key, tally in self._open.items() if tally.changed]
+        for _, tally in changed:
+            tally.changed = False
+        return [self._record(key, tally, now_ms, epoch) for key, tally in changed]
+
+    def figures(self) -> dict[str, float]:
+        """`auc_TASK_LEARNER`, `log_loss_TASK_LEARNER` and `validated_TASK` since the start of the log."""
+        figures: dict[str, float] = {}
+        for (learner, task), tally in self._totals.items():
+            figures[f"validated_{task}"] = float(tally.n)
+            area = auc(tally.bins_positive, tally.bins_negative)
+            if not math.isnan(area):
+                figures[f"auc_{task}_{learner}"] = area
+                figures[f"log_loss_{task}_{learner}"] = tally.log_loss_sum / tally.n
+        return figures
+
+    def state(self) -> ProgressiveState:
+        """The state to keep; it shares the tallies, so encode it before going on."""
+        return ProgressiveState(
+            tallies=[(*key, tally) for key, tally in self._open.items()],
+            totals=[(*key, tally) for key, tally in self._totals.items()],
+        )
+
+    def restore(self, state: ProgressiveState) -> None:
+        """Takes over a kept state; learners and tasks that are no longer there are left out."""
+        self._closed = []
+        self._open = {(learner, task, scene): tally for learner, task, scene, tally in state.tallies}
+        for learner, task, tally in state.totals:
+            if (learner, task) in self._totals:
+                self._totals[learner, task] = tally
+
+    def _record(self, key: tuple[str, str, str], tally: Tally, now_ms: int, epoch: int) -> Validation:
+        learner, task, scene = key
+        return Validation(
+            process=self._process,
+            learner=learner,
+            task=task,
+            scene=scene,
+            window=tally.window,
+            ts=now_ms,
+            first_ts=tally.first_ts,
+            last_ts=tally.last_ts,
+            n=tally.n,
+            positives=tally.positives,
+            log_loss_sum=tally.log_loss_sum,
+            bins_positive=list(tally.bins_positive),
+            bins_negative=list(tally.bins_negative),
+            prediction_sum=tally.prediction_sum,
+            epoch=epoch,
+        )

@@ -1,0 +1,81 @@
+"""What the trainer keeps in a checkpoint beside the table's rows, and what a replica needs of it.
+
+Arrays `parameters/NAME` are the network's parameters, arrays `state/NAME` (u8) are bytes that only the trainer reads;
+the small meta is read by everybody. Nothing draws random numbers while it learns: new rows are a function of seed and
+key, so the table's seed is all the random state there is.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from online_learning.checkpoint.checkpoint import Checkpoint
+from online_learning.predictions import Remembered
+from online_learning.progressive import ProgressiveState
+from online_learning.updates.position import LogPosition
+
+_PARAMETERS: Final = "parameters/"
+_STATE: Final = "state/"
+
+
+class Counters(msgspec.Struct):
+    """What was done since the start of the log, exactly once as the offsets count it.
+
+    `examples`: examples read per partition, whether learned or not; `labels`: labels learned per task.
+    """
+
+    examples: dict[int, int] = {}
+    learned: int = 0
+    corrections: int = 0
+    late_predictions: int = 0
+    impressions: int = 0
+    labels: dict[str, int] = {}
+
+
+class CheckpointMeta(msgspec.Struct, frozen=True):
+    """`position`: what readers of the update log could see of this state."""
+
+    position: LogPosition
+    counters: Counters
+    tasks: tuple[str, ...]
+    fields: tuple[str, ...]
+
+
+class TrainerState(msgspec.Struct, frozen=True):
+    """What only the trainer reads: `baselines` by name, the optimizer's moments, open windows, predictions."""
+
+    optimizer: bytes
+    baselines: dict[str, bytes]
+    validation: ProgressiveState
+    predictions: list[tuple[str, Remembered]]
+
+
+def dense_arrays(parameters: Mapping[str, NDArray[np.float32]], state: TrainerState) -> dict[str, NDArray[Any]]:
+    """The arrays `Checkpoint.dense` of parameters and state."""
+    named: dict[str, NDArray[Any]] = {f"{_PARAMETERS}{name}": value for name, value in parameters.items()}
+    named[f"{_STATE}trainer"] = np.frombuffer(msgspec.msgpack.encode(state), dtype=np.uint8)
+    return named
+
+
+def dense_parameters(checkpoint: Checkpoint) -> dict[str, NDArray[np.float32]]:
+    """The network's parameters by the names that the update log uses too."""
+    kept = {name.removeprefix(_PARAMETERS): a for name, a in checkpoint.dense.items() if name.startswith(_PARAMETERS)}
+    return {name: np.asarray(value, dtype=np.float32) for name, value in kept.items()}
+
+
+def trainer_state(checkpoint: Checkpoint) -> TrainerState:
+    """What the trainer kept for itself."""
+    return msgspec.msgpack.decode(checkpoint.dense[f"{_STATE}trainer"].tobytes(), type=TrainerState)
+
+
+def meta_of(checkpoint: Checkpoint) -> CheckpointMeta:
+    """The meta of a checkpoint that the trainer wrote."""
+    return msgspec.json.decode(checkpoint.meta, type=CheckpointMeta)
+
+
+def log_position(checkpoint: Checkpoint) -> LogPosition:
+    """From where on the update log follows this checkpoint."""
+    return meta_of(checkpoint).position
