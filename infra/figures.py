@@ -1,89 +1,159 @@
-"""Measured figures: name, value, what was asked, met or not, and the machine they were measured on."""
+"""One form for every measurement: what ran where, what came out, what was asked, and whether it was met.
+
+report = Report("table", options, packages=("numpy", "numba"), sizes={"rows": 4_000_000}, seeds=(1,))
+report.add("find + gather", 31.2e6, "keys/s", at_least=23e6, note="torch index_select")
+raise SystemExit(report.finish())
+"""
 
 import os
 import platform
 import sys
-from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib import metadata
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import msgspec
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Grid
 
 
-class Figure(msgspec.Struct, frozen=True, kw_only=True):
-    """One measured value; `met` is None where nothing was asked."""
+class Options(msgspec.Struct, frozen=True):
+    """What every measurement takes. `quick`: small sizes that show the benchmark works, not what it measures."""
+
+    quick: bool = False
+    json: Path | None = None
+
+
+class Figure(msgspec.Struct, frozen=True):
+    """One measured value. `asked` is the bar as text; `met` is None where none was set or sizes were quick."""
 
     name: str
-    value: float | int | str
-    unit: str = ""
+    value: float
+    unit: str
     asked: str = ""
     met: bool | None = None
+    note: str = ""
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """The figures of one run. `setup` names sizes, seeds and peers."""
+class Machine(msgspec.Struct, frozen=True):
+    """Where it ran. `load`: the one-minute load average before the first measurement."""
 
-    subject: str
-    at: str
-    machine: dict[str, str]
-    setup: dict[str, str | int | float]
-    figures: tuple[Figure, ...]
-
-    @property
-    def met(self) -> bool:
-        """True where nothing that was asked was missed."""
-        return all(figure.met is not False for figure in self.figures)
+    cpu: str
+    cores: int
+    memory_bytes: int
+    system: str
+    python: str
+    load: float
+    packages: dict[str, str]
 
 
-def report(subject: str, setup: dict[str, str | int | float], figures: Sequence[Figure], now_s: float) -> Report:
-    """The figures with the machine and the time (`now_s`, seconds since the epoch) beside them."""
-    at = datetime.fromtimestamp(now_s, UTC).isoformat(timespec="seconds")
-    return Report(subject=subject, at=at, machine=machine(), setup=setup, figures=tuple(figures))
-
-
-def machine() -> dict[str, str]:
-    """Processor, cores, memory and the versions that speed depends on."""
-    return {
-        "cpu": _cpu(),
-        "cores": str(len(os.sched_getaffinity(0))),
-        "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        **{name: _version(name) for name in ("numpy", "numba", "torch")},
-    }
-
-
-def show(done: Report, console: Console) -> None:
-    """Prints the figures as a table."""
-    table = Table(title=done.subject, title_justify="left")
-    for heading in ("figure", "value", "asked", "met"):
-        table.add_column(heading, justify="right" if heading == "value" else "left")
-    for figure in done.figures:
-        value = figure.value if isinstance(figure.value, str) else f"{figure.value:,.6g}"
-        met = {True: "yes", False: "NO", None: ""}[figure.met]
-        style = "red" if figure.met is False else None
-        table.add_row(figure.name, f"{value} {figure.unit}".rstrip(), figure.asked, met, style=style)
-    console.print(table)
-    for title, entries in (("machine", done.machine), ("setup", done.setup)):
-        if entries:
-            console.print(f"{title}: " + ", ".join(f"{key} {value}" for key, value in entries.items()), soft_wrap=True)
-
-
-def write(done: Report, path: Path) -> None:
-    """Writes the report as one JSON document."""
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(done), indent=2) + b"\n")
-
-
-def _cpu() -> str:
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return names[0].split(":", 1)[1].strip() if names else platform.processor() or sys.platform
+def machine(packages: Sequence[str]) -> Machine:
+    """This machine, as far as a figure depends on it."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0].partition(":")[2].strip() if names else cpu
+    return Machine(
+        cpu=cpu,
+        cores=len(os.sched_getaffinity(0)),
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        system=f"{platform.system()} {platform.release()}",
+        python=platform.python_version(),
+        load=round(os.getloadavg()[0], 2),
+        packages={name: _version(name) for name in packages},
+    )
 
 
 def _version(package: str) -> str:
     try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "absent"
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+class Report:
+    """Collects figures, prints them, and says by its exit status whether every bar was met."""
+
+    def __init__(
+        self,
+        title: str,
+        options: Options,
+        *,
+        packages: Sequence[str] = (),
+        sizes: Mapping[str, int | float | str] | None = None,
+        seeds: Sequence[int] = (),
+    ) -> None:
+        self.title, self.options = title, options
+        self.machine = machine(packages)
+        self.sizes, self.seeds = dict(sizes or {}), list(seeds)
+        self.figures: list[Figure] = []
+        self.notes: list[str] = []
+
+    def add(
+        self,
+        name: str,
+        value: float,
+        unit: str,
+        *,
+        at_least: float | None = None,
+        at_most: float | None = None,
+        note: str = "",
+    ) -> Figure:
+        """Note one figure and what was asked of it; prints it at once, since a benchmark may take long."""
+        asked, met = "", None
+        if at_least is not None:
+            asked, met = f">= {_number(at_least)}", value >= at_least
+        if at_most is not None:
+            asked, met = f"<= {_number(at_most)}", value <= at_most
+        figure = Figure(name, float(value), unit, asked, None if self.options.quick else met, note)
+        self.figures.append(figure)
+        print(f"  {name}: {_number(value)} {unit}", file=sys.stderr, flush=True)
+        return figure
+
+    def note(self, text: str) -> None:
+        """A line under the table: what could not be measured, and why."""
+        self.notes.append(text)
+
+    def finish(self) -> int:
+        """Print the table, write the JSON where one was asked for; 1 where a bar was missed, else 0."""
+        console = Console(width=None if sys.stdout.isatty() else 140)
+        place = self.machine
+        console.print(f"[bold]{self.title}[/]{' (quick: sizes too small to judge)' if self.options.quick else ''}")
+        console.print(
+            f"{place.cpu}, {place.cores} cores, {place.memory_bytes / 2**30:.0f} GiB, {place.system}, "
+            f"Python {place.python}, load {place.load} at the start",
+            highlight=False,
+        )
+        for label, values in (("packages", place.packages), ("sizes", self.sizes)):
+            if values:
+                console.print(f"{label}: " + ", ".join(f"{k} {v}" for k, v in values.items()), highlight=False)
+        if self.seeds:
+            console.print(f"seeds: {', '.join(map(str, self.seeds))}", highlight=False)
+        grid = Grid()
+        for heading in ("figure", "value", "unit", "asked", "met", "note"):
+            grid.add_column(heading, justify="right" if heading == "value" else "left")
+        for figure in self.figures:
+            met = "" if figure.met is None else "yes" if figure.met else "NO"
+            grid.add_row(figure.name, _number(figure.value), figure.unit, figure.asked, met, figure.note)
+        console.print(grid)
+        for text in self.notes:
+            console.print(text, highlight=False)
+        if self.options.json is not None:
+            content = {
+                "title": self.title,
+                "quick": self.options.quick,
+                "machine": self.machine,
+                "sizes": self.sizes,
+                "seeds": self.seeds,
+                "figures": self.figures,
+                "notes": self.notes,
+            }
+            self.options.json.write_bytes(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+        return int(any(figure.met is False for figure in self.figures))
+
+
+def _number(value: float) -> str:
+    if value == 0 or 0.001 <= abs(value) < 100_000:
+        return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:.3g}"
