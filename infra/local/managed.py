@@ -21,7 +21,7 @@ log = logging.getLogger("supervisor")
 
 # The shell waits for a line before it becomes the server. The line comes when the record is written: a supervisor
 # killed in between leaves a shell that reads the end of its input and goes.
-_GATE = ("/bin/sh", "-c", 'read -r go && exec "$@" </dev/null', "gate")
+GATE = ("/bin/sh", "-c", 'read -r go && exec "$@" </dev/null', "gate")
 _PROBE_WHILE_STARTING_S = 0.1
 
 
@@ -111,7 +111,7 @@ class Managed:
         logs.rotate(path, self._log_max_bytes)
         with path.open("ab") as output:
             process = subprocess.Popen(
-                (*_GATE, *argv),
+                (*GATE, *argv),
                 env={**env, MARK: str(self._folder.folder)},
                 cwd=cwd,
                 stdin=subprocess.PIPE,

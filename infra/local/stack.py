@@ -156,6 +156,8 @@ class Stack:
         report = read_health(self.state.health(name))
         if report is None or report.pid != pid:
             raise NotReady("has not reported yet")
+        if away := report.values.get("waiting_for"):
+            raise NotReady(f"waits for {away}")
         return metadata.version("freshet")
 
     def _provision(self, ports: Ports) -> None:

@@ -1,0 +1,102 @@
+"""Settings: shared values are said once, paths are absolute, and an error names its place and what is allowed."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from infra import settings as settings_module
+from infra.settings import Settings, SettingsError, parse, read_resolved, with_addresses
+
+HERE = Path("/somewhere")
+
+
+def parsed(text: str) -> Settings:
+    return parse(text, "freshet.toml", HERE)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kafak = 1", "freshet.toml: kafak is unknown: must be one of state_dir, cache_dir, kafka, streams, "),
+        ("[kafka]\nport = 1", "freshet.toml: kafka.port is unknown: must be one of bootstrap, partitions, "),
+        ("[kafka]\npartitions = 0", "freshet.toml: kafka.partitions = 0: expected `int` >= 1"),
+        ("[kafka]\npartitions = '2'", 'freshet.toml: kafka.partitions = "2": expected `int`, got `str`'),
+        (
+            "[learning.trainer]\nrow_encoding = 'f64'",
+            'freshet.toml: learning.trainer.row_encoding = "f64": must be one of "f32", "f16"',
+        ),
+        (
+            "[[learning.model.fields]]\nname='a'\nside='user'\nsource='id'\n"
+            "[[learning.model.fields]]\nname='b'\nside='page'\nsource='id'",
+            'freshet.toml: learning.model.fields[1].side = "page": must be one of "user", "item", "context"',
+        ),
+        (
+            "[[serving.experiments]]\nname='a'\ncontrol='x'\narms=[{name='x', policy='online', wieght=2}]",
+            "freshet.toml: serving.experiments[0].arms[0].wieght is unknown: must be one of name, policy, weight",
+        ),
+        ("[[serving.experiments]]\nname='a'\ncontrol='x'", "freshet.toml: serving.experiments[0].arms is missing"),
+        ("[[streams.labels]]\ntask='buy'\nkind='click'", "must be one of: click, rating"),
+        ("[streams.kafka]\npartitions = 4", "freshet.toml: streams.kafka cannot be set here: set kafka"),
+        ("[serving.features]\nredis = 'a:1'", "freshet.toml: serving.features cannot be set here: set features"),
+        ("[kafka", "freshet.toml: "),
+    ],
+)
+def test_an_error_names_the_place_and_what_is_allowed(text: str, message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        parsed(text)
+    assert message in str(caught.value)
+
+
+def test_every_package_is_told_the_same_kafka_and_tasks() -> None:
+    settings = parsed("[kafka]\npartitions = 7\n[[streams.tasks]]\nname='click'\n[[streams.tasks]]\nname='rating'")
+    told = [settings.streams, settings.features, settings.learning, settings.serving]
+    assert {part.kafka.partitions for part in told} == {7}
+    assert settings.serving.features == settings.features
+    assert settings.serving.learning == settings.learning
+    assert [task.name for task in settings.learning.tasks] == ["click", "rating"]
+
+
+def test_relative_paths_begin_at_the_settings_file_and_empty_ones_lie_in_the_state_folder() -> None:
+    settings = parsed("state_dir = 'run'\n[learning.trainer]\ncheckpoint_dir = 'kept'")
+    assert settings.state == HERE / "run"
+    assert settings.learning.trainer.checkpoint_dir == str(HERE / "kept")
+    assert settings.features.repo_dir == str(HERE / "run" / "features")
+    assert settings.streams.state_dir == str(HERE / "run" / "worker")
+
+
+def test_stacks_of_different_folders_share_no_memory() -> None:
+    shared = {parsed(f"state_dir = '{name}'").serving.shm_dir for name in ("a", "b")}
+    assert len(shared) == 2
+    assert parsed("state_dir = 'a'").serving.shm_dir in shared
+
+
+def test_the_addresses_of_the_running_servers_reach_every_package() -> None:
+    ports = {"kafka": "h:1", "redis": "h:2", "clickhouse": "h:3", "triton_grpc": "h:4", "triton_http": "h:5"}
+    settings = with_addresses(parsed(""), ports)
+    assert settings.streams.kafka.bootstrap == settings.serving.learning.kafka.bootstrap == "h:1"
+    assert settings.serving.features.redis == "h:2"
+    assert settings.serving.clickhouse.address == "h:3"
+    assert (settings.serving.triton.grpc, settings.serving.triton.http) == ("h:4", "h:5")
+
+
+def test_what_the_stack_writes_reads_back_the_same(tmp_path: Path) -> None:
+    settings = with_addresses(parsed("[local]\nthreads = 2"), {"kafka": "127.0.0.1:1"})
+    path = tmp_path / settings_module.RESOLVED
+    path.write_bytes(msgspec.json.encode(settings))
+    assert read_resolved(path) == settings
+
+
+def test_a_folder_without_a_stack_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="freshet up"):
+        settings_module.resolved(tmp_path)
+
+
+def test_the_file_given_wins_over_the_one_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert settings_module.load().kafka.partitions == 2
+    Path("freshet.toml").write_text("[kafka]\npartitions = 3")
+    Path("other.toml").write_text("[kafka]\npartitions = 4")
+    assert settings_module.load().kafka.partitions == 3
+    assert settings_module.load(Path("other.toml")).kafka.partitions == 4
+    assert settings_module.load(state_dir=Path("elsewhere")).state == tmp_path / "elsewhere"
