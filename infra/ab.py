@@ -1,0 +1,156 @@
+"""`freshet ab`: what the logs say about an experiment, as a table or as JSON."""
+
+import math
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from infra.settings import Settings, SettingsError
+from serving.evaluation.report import AbReport
+from serving.experiments.statistics import SRM_THRESHOLD
+
+_UNIT_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+def since_ms(text: str, now_ms: int) -> int:
+    """The time that `--since` names: an age such as `90s`, `15m`, `2h` or `7d`, or ms since the epoch.
+
+    Raises:
+        SettingsError: neither of the two.
+    """
+    match = re.fullmatch(r"(\d+)\s*(ms|s|m|h|d)?", text.strip())
+    if match is None:
+        raise SettingsError(f"--since: {text!r} must be an age as 90s, 15m, 2h, 7d, or milliseconds since the epoch")
+    number, unit = int(match[1]), match[2]
+    return number if unit is None else now_ms - number * _UNIT_MS[unit]
+
+
+def click_kinds(settings: Settings, task: str = "click") -> tuple[str, ...]:
+    """The kinds of action that the label rules call a positive of `task` whatever their value."""
+    rules = settings.streams.labels
+    return tuple(dict.fromkeys(rule.kind for rule in rules if rule.task == task and rule.at_least is None))
+
+
+def ab_table(report: AbReport) -> Table:
+    """The report for a terminal: a row per arm, the comparison beside the arm that it is about."""
+    title = f"{report.experiment}, version {report.version}: CTR per {report.unit_type}"
+    table = Table(title=title, caption=_caption(report), caption_justify="left", title_justify="left")
+    for name in ("arm", "policy"):
+        table.add_column(name)
+    level = f"{report.confidence:.0%}"
+    for name in ("units", "impressions", "clicks", "CTR", f"difference [{level}]", f"relative [{level}]", "p"):
+        table.add_column(name, justify="right")
+    compared = {comparison.arm: comparison.difference for comparison in report.comparisons}
+    for arm in report.arms:
+        row = [arm.arm, arm.policy, f"{arm.units:,}", f"{arm.impressions:,}", f"{arm.clicks:,}", _share(arm.ctr)]
+        found = compared.get(arm.arm)
+        if found is None:
+            table.add_row(*row, "control", "", "")
+            continue
+        relative = f"{_percent(found.relative)} [{_percent(found.relative_low)}, {_percent(found.relative_high)}]"
+        value = f"{_points(found.value)} [{_points(found.low)}, {_points(found.high)}]"
+        table.add_row(*row, value, relative, "-" if math.isnan(found.p) else f"{found.p:.2g}")
+    return table
+
+
+def _caption(report: AbReport) -> str:
+    p = report.sample_ratio_p
+    said = "sample ratio: nothing to check" if math.isnan(p) else f"sample ratio p = {p:.2g}"
+    if not report.sample_ratio_ok:
+        said += f" < {SRM_THRESHOLD}: the split is broken, do not read the rest"
+    if report.mixed_units:
+        said += f"; {report.mixed_units} units were seen in more than one arm"
+    return f"{said}; clicks: {', '.join(report.click_kinds)}; differences in percentage points"
+
+
+def _share(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3%}"
+
+
+def _percent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:+.1%}"
+
+
+def _points(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:+.3f}"
+
+
+def ab_json(report: AbReport | list[AbReport]) -> str:
+    """The report as one JSON object, several as an array of them; what cannot be had is null."""
+    return msgspec.json.format(msgspec.json.encode(report), indent=2).decode()
+
+
+def reports(settings: Settings, experiment: str | None, since: int | None, confidence: float) -> list[AbReport]:
+    """The report of one experiment, or of all that are in the logs.
+
+    Args:
+        settings: With ClickHouse's actual address.
+        experiment: Its name; None means all.
+        since: Only impressions from this event time (ms) on.
+        confidence: Of the intervals.
+
+    Raises:
+        SettingsError: ClickHouse does not answer, there is no such experiment, or a value is out of range.
+    """
+    from clickhouse_connect.driver.exceptions import ClickHouseError
+
+    from serving.evaluation.report import UnknownExperiment, ab, experiments
+    from serving.evaluation.sink import connect
+
+    try:
+        client = connect(settings.serving.clickhouse)
+        try:
+            names = [experiment] if experiment else experiments(client)
+            if not names:
+                raise SettingsError("no experiment is in the logs yet")
+            kinds = click_kinds(settings)
+            return [ab(client, name, since_ms=since, confidence=confidence, click_kinds=kinds) for name in names]
+        finally:
+            client.close()
+    except (ClickHouseError, UnknownExperiment, ValueError) as error:
+        raise SettingsError(f"{settings.serving.clickhouse.address or 'ClickHouse'}: {error}") from error
+
+
+def ab(
+    experiment: Annotated[str | None, typer.Argument(help="Its name (default: all in the logs).")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="The settings file (default: ./freshet.toml).")
+    ] = None,
+    state: Annotated[Path | None, typer.Option("--state", help="The state folder (default: `state_dir`).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    since: Annotated[str | None, typer.Option(help="Only impressions this recent: 90s, 15m, 2h, 7d.")] = None,
+    confidence: Annotated[float, typer.Option(help="Of the intervals, in (0, 1).")] = 0.95,
+) -> None:
+    """Compare the arms of an experiment: units, CTR, difference with its interval, sample-ratio check."""
+    console = Console()
+    try:
+        settings = _settings(config, state)
+        at_ms = since_ms(since, time.time_ns() // 1_000_000) if since else None
+        found = reports(settings, experiment, at_ms, confidence)
+    except SettingsError as error:
+        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
+        raise typer.Exit(1) from error
+    if as_json:
+        sys.stdout.write(ab_json(found[0] if experiment else found) + "\n")
+        return
+    for report in found:
+        console.print(ab_table(report))
+
+
+def _settings(config: Path | None, state: Path | None) -> Settings:
+    """The settings, with the running stack's addresses where one runs."""
+    from infra import settings as settings_module
+    from infra.local.state import State
+    from infra.status import running
+
+    settings = settings_module.load(config, state)
+    if running(State(settings.state)) is None:
+        return settings
+    return settings_module.resolved(settings.state)
