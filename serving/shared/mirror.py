@@ -13,7 +13,7 @@ from serving.shared.head import File, HeadReader, Lineage
 from serving.shared.item_stats import COLUMNS, ItemStats, map_item_stats
 from serving.shared.shared_table import SharedTableReader
 from serving.shared.vectors import Vectors, map_vectors
-from streams.records import Experiment
+from streams.records import Experiment, Item
 
 _EXPERIMENTS: Final = msgspec.json.Decoder(list[Experiment])
 
@@ -69,6 +69,10 @@ class Mirror:
         if self._vectors is None:
             return np.zeros(len(self.catalogue), np.float32)
         return self._vectors.scores(query, len(self.catalogue))
+
+    def item(self, item: str) -> Item | None:
+        """An item's latest record, None where there is none: an `ItemLookup` that stays valid over `refresh`."""
+        return self.catalogue.item(item)
 
     def dense(self) -> DenseBundle:
         """The newest dense bundle; the same object until a newer one is there."""

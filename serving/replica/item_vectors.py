@@ -1,0 +1,97 @@
+"""Keeps every item's retrieval vector in step with the rows that it is made of."""
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from online_learning.models.fields import Side
+from online_learning.models.retrieval import EXTRA_COLUMNS, item_vectors
+from online_learning.table.rows import gather_pooled_range
+from serving.replica.items import Items
+from serving.shared.head import HeadWriter
+from serving.shared.shared_table import SharedTableWriter
+from serving.shared.vectors import VectorsWriter
+
+# A row that more items share (a genre) changes with nearly every step, and would make all of them new each time: those
+# wait for the next sweep. An item's own row, by which a click moves it, does not wait.
+_SHARED_BY: Final = 32
+_SWEEP_EVERY_S: Final = 0.5
+_SWEEP_SLOTS: Final = 4096
+"""Items made new at once: some 2 ms, so that frames do not wait long behind a sweep."""
+
+
+class ItemVectors:
+    """Vectors f32 [items, dim + 2] from the pooled rows of each item's keys. `width`: columns of a row (1 + dim)."""
+
+    def __init__(self, head: HeadWriter, items: Items, width: int, incarnation: int) -> None:
+        self._items = items
+        self._vectors = VectorsWriter(head, incarnation, width - 1 + EXTRA_COLUMNS)
+        self._of_key: dict[int, set[int]] = {}
+        self._known: dict[int, list[int]] = {}
+        self._now: set[int] = set()
+        self._shared: set[int] = set()
+        self._sweep: list[int] = []
+        self._sweep_due_s = 0.0
+
+    def add(self, slot: int) -> None:
+        """An item is new, or its keys have changed."""
+        for key in self._known.get(slot, []):
+            self._of_key[key].discard(slot)
+        keys = self._known[slot] = list(self._items.bags[slot].keys)
+        for key in keys:
+            self._of_key.setdefault(key, set()).add(slot)
+        self._now.add(slot)
+
+    def add_new(self) -> None:
+        """Takes up all items that came since the last call."""
+        for slot in range(len(self._known), len(self._items)):
+            self.add(slot)
+
+    def touch(self, keys: NDArray[np.uint64]) -> None:
+        """Rows of these keys u64 [n] have changed."""
+        for key in keys.tolist():
+            slots = self._of_key.get(key)
+            if slots is None:
+                continue
+            if len(slots) <= _SHARED_BY:
+                self._now |= slots
+            else:
+                self._shared.add(key)
+
+    def touch_all(self) -> None:
+        """The table is another one."""
+        self._sweep = list(range(len(self._known)))
+
+    def flush(self, table: SharedTableWriter, now_s: float) -> bool:
+        """Writes what is due (`now_s` is monotonic); whether more of a sweep is left for the next call."""
+        self._vectors.make_room(len(self._items))
+        if self._now:
+            self._write(table, list(self._now))
+            self._now.clear()
+        if not self._sweep and self._shared and now_s >= self._sweep_due_s:
+            found: set[int] = set()
+            for key in self._shared:
+                found |= self._of_key.get(key, set())
+            self._sweep = list(found)
+            self._shared.clear()
+            self._sweep_due_s = now_s + _SWEEP_EVERY_S
+        if self._sweep:
+            self._write(table, self._sweep[:_SWEEP_SLOTS])
+            del self._sweep[:_SWEEP_SLOTS]
+        return bool(self._sweep)
+
+    def _write(self, table: SharedTableWriter, slots: list[int]) -> None:
+        where = np.array(slots, np.int64)
+        side = self._items.side().take(where)
+        if side.fields:
+            self._vectors.write(where, item_vectors(pooled_rows(table, side)))
+
+
+def pooled_rows(table: SharedTableWriter, side: Side) -> NDArray[np.float32]:
+    """Mean rows f32 [n, F, width] of a side's bags; absent rows are left out, an empty bag is zeros."""
+    rows, found = table.lookup(side.keys)
+    there = np.where(found, np.arange(len(found)), -1)
+    out = np.empty(side.rows * side.fields * table.width, np.float32)
+    gather_pooled_range(rows.reshape(-1), table.width, there, side.offsets, True, out, 0, side.rows * side.fields)
+    return out.reshape(side.rows, side.fields, table.width)

@@ -1,0 +1,244 @@
+"""The replica's loop: one thread, one consumer; updates first, because everything else can wait.
+
+At the start, and after a gap in the update log:
+  1. load the newest intact checkpoint into a new table, beside the one that readers use
+  2. apply the tail of the log to it, and everything of the compacted topics
+  3. publish; only then is the replica ready
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from kafka import KafkaConsumer, TopicPartition
+
+from features.views import parse_key
+from online_learning.checkpoint.checkpoint import CheckpointError
+from online_learning.updates.frames import BadFrame
+from online_learning.updates.sequence import Gap
+from serving.replica.experiments import Experiments
+from serving.replica.item_vectors import ItemVectors
+from serving.replica.items import STATS_PREFIX, Items, incarnation_now
+from serving.replica.update_log import UpdateLog
+from serving.settings import ServingSettings
+from serving.shared.files import lock_folder
+from serving.shared.head import HeadWriter
+from streams import kafka
+from streams.codec import Unreadable
+from streams.health import Health
+from streams.topics import EXPERIMENTS, FEATURES, ITEMS, UPDATES
+
+logger = logging.getLogger(__name__)
+
+_TOPICS: Final = (UPDATES.name, FEATURES.name, ITEMS.name, EXPERIMENTS.name)
+# A poll returns as soon as anything is there; this bounds how long a sweep, a swap or the end of the process waits.
+_POLL_MS: Final = 50
+# Records of one poll: some 20 ms of feature rows, so that a frame never waits long behind them.
+_MAX_RECORDS: Final = 1_000
+_RETRY_S: Final = 0.5
+_HEALTH_EVERY_S: Final = 0.5
+
+
+class Replica:
+    """Keeps the folder of shared memory that serving on this host reads."""
+
+    def __init__(self, settings: ServingSettings, consumer: KafkaConsumer, partitions: list[TopicPartition]) -> None:
+        trainer = settings.learning.trainer
+        model = settings.learning.model
+        head = HeadWriter(Path(settings.shm_dir))
+        incarnation = incarnation_now()
+        ttl_ms = int(settings.features.item_ttl_hours * 3_600_000)
+        width = model.dim + 1
+        self._consumer, self._partitions = consumer, partitions
+        self._updates = [p for p in partitions if p.topic == UPDATES.name]
+        self.log = UpdateLog(head, Path(trainer.checkpoint_dir) if trainer.checkpoint_dir else None, width)
+        self.items = Items(head, model, ttl_ms, incarnation)
+        self.vectors = ItemVectors(head, self.items, width, incarnation)
+        self.experiments = Experiments(head)
+        self.unreadable = 0
+        self.gaps = 0
+
+    def start(self, stop: threading.Event) -> None:
+        """Brings everything up to the ends that the topics have now, and publishes."""
+        rest = [p for p in self._partitions if p.topic != UPDATES.name]
+        self._consumer.seek_to_beginning(*rest)
+        self._start_table()
+        ends = self._ends(self._partitions)
+        while not stop.is_set() and self._behind(ends):
+            try:
+                self.poll(publish=False)
+            except Gap as gap:
+                logger.warning("%s; trying again", gap)
+                stop.wait(_RETRY_S)
+                self._start_table()
+                ends |= self._ends(self._updates)
+        self.publish()
+
+    def publish(self) -> None:
+        """Makes table, items and vectors what readers see."""
+        self.log.publish()
+        self.vectors.touch_all()
+        self.flush()
+
+    def restart_table(self, stop: threading.Event) -> None:
+        """After a gap: builds the table anew from a checkpoint, while readers go on with the old one."""
+        self.gaps += 1
+        self._start_table()
+        ends = self._ends(self._updates)
+        while not stop.is_set() and self._behind(ends):
+            self.poll(publish=False)
+        self.publish()
+
+    def poll(self, publish: bool = True) -> None:
+        """Takes what has arrived, waiting up to 50 ms for it, and writes it down. Raises Gap."""
+        found: Mapping[TopicPartition, list[Any]] = self._consumer.poll(timeout_ms=_POLL_MS, max_records=_MAX_RECORDS)
+        for partition in self._updates:
+            self._apply_updates(found.get(partition, []))
+        for partition, records in found.items():
+            if partition.topic == FEATURES.name:
+                self._apply_features(records)
+            elif partition.topic == ITEMS.name:
+                self._apply_items(records)
+            elif partition.topic == EXPERIMENTS.name:
+                self._apply_experiments(records)
+        if publish:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what has been collected, as far as it is due."""
+        now_s = time.monotonic()
+        self.items.flush_stats()
+        self.vectors.add_new()
+        self.vectors.flush(self.log.table, now_s)
+        self.items.flush_catalogue(now_s)
+        self.experiments.flush()
+
+    def report(self, health: Health) -> None:
+        """Says how far everything is."""
+        lineage, dense = self.log.lineage, self.log.dense_position
+        p50_ms, p99_ms = self.log.latencies_ms()
+        health.report(
+            epoch=lineage.epoch,
+            sequence=lineage.sequence,
+            dense=dense.sequence,
+            lag=self._lag(),
+            rows=len(self.log.table),
+            items=len(self.items),
+            table_bytes=self.log.table.size_bytes,
+            apply_p50_ms=round(p50_ms, 1),
+            apply_p99_ms=round(p99_ms, 1),
+            gaps=self.gaps,
+            unreadable=self.unreadable,
+        )
+
+    def _start_table(self) -> None:
+        """Puts the consumer where the log follows the newest checkpoint."""
+        position = self.log.begin()
+        begins, ends = self._consumer.beginning_offsets(self._updates), self._ends(self._updates)
+        for p in self._updates:
+            offset = position.offsets.get(p.partition, 0)
+            # An offset beyond the end is of a log that is no more; the frames' own order decides what counts.
+            self._consumer.seek(p, offset if begins[p] <= offset <= ends[p] else begins[p])
+
+    def _ends(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        ends: dict[TopicPartition, int] = self._consumer.end_offsets(partitions)
+        return ends
+
+    def _behind(self, ends: Mapping[TopicPartition, int]) -> bool:
+        return any(self._consumer.position(p) < end for p, end in ends.items())
+
+    def _lag(self) -> int:
+        known = [(self._consumer.highwater(p), self._consumer.position(p)) for p in self._partitions]
+        return sum(max(0, end - at) for end, at in known if end is not None and at is not None)
+
+    def _apply_updates(self, records: Iterable[Any]) -> None:
+        for record in records:
+            try:
+                frame = UPDATES.codec.decode(record.value)
+                self.vectors.touch(self.log.apply(frame))
+            except (Unreadable, BadFrame) as error:
+                # What it said is lost: as good as missing.
+                raise Gap(f"`updates` offset {record.offset}: {error}") from error
+
+    def _apply_features(self, records: Iterable[Any]) -> None:
+        for record in records:
+            if record.key is None or not record.key.startswith(STATS_PREFIX):
+                continue
+            try:
+                _, entities = parse_key(record.key.decode())
+                row = None if record.value is None else FEATURES.codec.decode(record.value)
+                self.items.put_stats(entities["item"], entities["arm"], row)
+            except ValueError as error:
+                self._skip(record, error)
+
+    def _apply_items(self, records: Iterable[Any]) -> None:
+        for record in records:
+            try:
+                item = record.key.decode() if record.key is not None else ""
+                state = None if record.value is None else ITEMS.codec.decode(record.value)
+            except ValueError as error:
+                self._skip(record, error)
+                continue
+            item = item or (state.item if state is not None else "")
+            if item and (slot := self.items.put(item, state)) is not None:
+                self.vectors.add_new()
+                self.vectors.add(slot)
+
+    def _apply_experiments(self, records: Iterable[Any]) -> None:
+        for record in records:
+            try:
+                name = record.key.decode() if record.key is not None else ""
+                self.experiments.put(name, None if record.value is None else EXPERIMENTS.codec.decode(record.value))
+            except ValueError as error:
+                self._skip(record, error)
+
+    def _skip(self, record: Any, error: Exception) -> None:
+        self.unreadable += 1
+        logger.warning("%s-%d offset %d passed over: %s", record.topic, record.partition, record.offset, error)
+
+
+def run(settings: ServingSettings, stop: threading.Event, health: Health) -> None:
+    """Keeps `settings.shm_dir` up to date until `stop`; the first report to `health` means ready.
+
+    Raises AlreadyRunning where another replica writes there, SharedMemoryFull, BrokerAway, Stopped.
+    """
+    held = lock_folder(Path(settings.shm_dir))
+    consumer = kafka.consumer(settings.kafka, client_id="freshet-replica", max_poll_records=_MAX_RECORDS, stop=stop)
+    try:
+        partitions = kafka.assign(consumer, _TOPICS, stop=stop)
+        replica = Replica(settings, consumer, partitions)
+        while not stop.is_set():
+            try:
+                replica.start(stop)
+                break
+            except CheckpointError as error:
+                logger.warning("%s; trying again", error)
+                stop.wait(_RETRY_S)
+        _follow(replica, stop, health)
+    finally:
+        consumer.close()
+        os.close(held)
+
+
+def _follow(replica: Replica, stop: threading.Event, health: Health) -> None:
+    reported_s = float("-inf")
+    restart = False
+    while not stop.is_set():
+        try:
+            if restart:
+                replica.restart_table(stop)
+                restart = False
+            replica.poll()
+        except (Gap, CheckpointError) as error:
+            logger.warning("%s; starting again from a checkpoint", error)
+            if restart:
+                stop.wait(_RETRY_S)
+            restart = True
+        now_s = time.monotonic()
+        if now_s - reported_s >= _HEALTH_EVERY_S:
+            replica.report(health)
+            reported_s = now_s
