@@ -6,7 +6,7 @@ of the settings within each side.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from streams.records import Item
 
 # A list from the open door may be of any length; pooling more values than this says nothing more.
 MAX_BAG = 64
+MAX_REMEMBERED = 1 << 18
+
+T = TypeVar("T")
 
 ItemLookup = Callable[[str], Item | None]
 """The catalogue as the encoder sees it: the item's latest state, or None where it is unknown."""
@@ -82,9 +85,13 @@ def _text(value: object) -> str | None:
 
 def _texts(value: object) -> list[str]:
     """All values of an attribute; an absent one has none."""
+    if value is None:
+        return []
     if isinstance(value, str):
         return [value] if value else []
     if isinstance(value, list | tuple):
+        if all(type(one) is str and one for one in value[:MAX_BAG]):
+            return list(value[:MAX_BAG])
         return [text for text in map(_text, value[:MAX_BAG]) if text is not None]
     text = _text(value)
     return [] if text is None else [text]
@@ -106,6 +113,10 @@ class FieldEncoder:
         self.item_spaces = np.array([space[field.name] for field in self.item_fields], dtype=np.uint16)
         self.spaces = np.concatenate([self.user_spaces, self.item_spaces])
         self._hashers = {field.name: KeyHasher(field.name) for field in settings.fields}
+        self._bags_of: dict[str, tuple[Item | None, Bags]] = {}
+        self._recent_of: dict[str, dict[str, tuple[Item, list[int]]]] = {
+            field.name: {} for field in self.user_fields if field.source == "recent" and field.attribute
+        }
 
     @property
     def fields(self) -> int:
@@ -129,23 +140,35 @@ class FieldEncoder:
     ) -> Bags:
         """Bags of the user and context fields. `recent`: the view `user_stats`' recent items, newest first."""
         bags = Bags([], [])
+        recent = recent[:MAX_BAG]
         for field in self.user_fields:
-            self._add(bags, field, self._user_values(field, user, attributes, recent, scene, context))
+            match field.source:
+                case "id":
+                    keys = self._keys(field, user)
+                case "attribute":
+                    keys = self._keys(field, attributes.get(field.attribute)) if attributes else []
+                case "context":
+                    keys = self._keys(field, context.get(field.attribute)) if context else []
+                case "scene":
+                    keys = self._keys(field, scene)
+                case "recent" if not field.attribute:
+                    keys = self._keys(field, recent)
+                case "recent":
+                    keys = [key for item in recent for key in self._attribute_keys(field, item)][:MAX_BAG]
+            bags.keys.extend(keys)
+            bags.lengths.append(len(keys))
         return bags
 
     def item_bags(self, item: Item | str) -> Bags:
         """Bags of the item fields; an id is looked up, and an item that the catalogue lacks has its id only."""
-        known = self.item_of(item) if isinstance(item, str) else item
-        bags = Bags([], [])
-        for field in self.item_fields:
-            if field.source == "id":
-                self._add(bags, field, _texts(item if isinstance(item, str) else item.item))
-            elif known is None:
-                bags.lengths.append(0)
-            elif field.source == "scene":
-                self._add(bags, field, _texts(known.scene))
-            else:
-                self._add(bags, field, _texts(known.attributes.get(field.attribute)))
+        if not isinstance(item, str):
+            return self._item_bags(item.item, item)
+        known = self.item_of(item)
+        kept = self._bags_of.get(item)
+        if kept is not None and kept[0] is known:
+            return kept[1]
+        bags = self._item_bags(item, known)
+        _keep(self._bags_of, item, (known, bags))
         return bags
 
     # --- many rows -------------------------------------------------------------------------------------------------
@@ -178,32 +201,41 @@ class FieldEncoder:
 
     # --- inner -----------------------------------------------------------------------------------------------------
 
-    def _add(self, bags: Bags, field: FieldSettings, values: list[str]) -> None:
+    def _keys(self, field: FieldSettings, value: object) -> list[int]:
         one = self._hashers[field.name].one
-        bags.keys.extend([one(value) for value in values])
-        bags.lengths.append(len(values))
+        return [one(text) for text in _texts(value)]
 
-    def _user_values(
-        self,
-        field: FieldSettings,
-        user: str,
-        attributes: Mapping[str, Any] | None,
-        recent: Sequence[str],
-        scene: str,
-        context: Mapping[str, Any] | None,
-    ) -> list[str]:
-        match field.source:
-            case "id":
-                return _texts(user)
-            case "attribute":
-                return _texts(attributes.get(field.attribute)) if attributes else []
-            case "context":
-                return _texts(context.get(field.attribute)) if context else []
-            case "scene":
-                return _texts(scene)
-            case "recent" if not field.attribute:
-                return _texts(recent)
-            case "recent":
-                known = [item for item in map(self.item_of, recent[:MAX_BAG]) if item is not None]
-                values = [text for item in known for text in _texts(item.attributes.get(field.attribute))]
-                return values[:MAX_BAG]
+    def _attribute_keys(self, field: FieldSettings, item: str) -> list[int]:
+        """Keys of a recent item's attribute, remembered as long as the catalogue's record of it is the same."""
+        known = self.item_of(item)
+        if known is None:
+            return []
+        kept_of = self._recent_of[field.name]
+        kept = kept_of.get(item)
+        if kept is not None and kept[0] is known:
+            return kept[1]
+        keys = self._keys(field, known.attributes.get(field.attribute))
+        _keep(kept_of, item, (known, keys))
+        return keys
+
+    def _item_bags(self, name: str, known: Item | None) -> Bags:
+        bags = Bags([], [])
+        for field in self.item_fields:
+            if field.source == "id":
+                keys = self._keys(field, name)
+            elif known is None:
+                keys = []
+            elif field.source == "scene":
+                keys = self._keys(field, known.scene)
+            else:
+                keys = self._keys(field, known.attributes.get(field.attribute))
+            bags.keys.extend(keys)
+            bags.lengths.append(len(keys))
+        return bags
+
+
+def _keep(kept: dict[str, T], name: str, value: T) -> None:
+    """Remembers, in bounded memory: what is asked for again is soon there again."""
+    if len(kept) >= MAX_REMEMBERED:
+        kept.clear()
+    kept[name] = value
