@@ -7,7 +7,6 @@ packages. A production image with a newer server needs neither that folder nor a
 
 import http.client
 import json
-import os
 import re
 import shutil
 import sys
@@ -89,10 +88,11 @@ def launch(
         "HOME": str(state),
         "LANG": "C.UTF-8",
         "LD_LIBRARY_PATH": f"{installed.server / 'nvidia_pytriton.libs'}:{_libpython_dir()}",
-        # Read by the models: where this project and its packages are, and the settings.
-        "FRESHET_PYTHON_PATH": os.pathsep.join((str(installed.packages), sysconfig.get_path("purelib"))),
+        # Read by the models. This environment's own packages the stub finds by itself, by the Python on PATH.
+        "FRESHET_PYTHON_PATH": str(installed.packages),
         "FRESHET_SETTINGS": str(settings_file),
-        "NUMBA_CACHE_DIR": str(state / "numba"),
+        # Not the folder of the other processes: what is compiled there has seen another numpy.
+        "NUMBA_CACHE_DIR": str(installed.packages.with_name("triton-numba")),
         # One request is one thread's work: more threads would take the other processes' cores.
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
@@ -129,7 +129,7 @@ def _dry_run() -> dict[str, object]:
     context = json.dumps({"dry_run": True})
     return {
         "inputs": [
-            {"name": "user", "datatype": "BYTES", "shape": [1], "data": [""]},
+            {"name": "user", "datatype": "BYTES", "shape": [1], "data": ["probe"]},
             {"name": "n", "datatype": "INT32", "shape": [1], "data": [1]},
             {"name": "context", "datatype": "BYTES", "shape": [1], "data": [context]},
         ]

@@ -1,0 +1,80 @@
+"""The online model at serving time: rows from shared memory, dense parameters from the newest bundle, numpy between."""
+
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from features.online import UserRow
+from online_learning.models.dense_features import dense_features, item_features, raw_user, user_features
+from online_learning.models.fields import FieldEncoder, Side
+from online_learning.models.retrieval import query_vector
+from online_learning.models.scorer import Scorer
+from online_learning.settings import LearningSettings
+from online_learning.table.rows import gather_pooled_range
+from serving.pipeline.request import Request
+from serving.shared.dense_bundle import DenseBundle
+from serving.shared.mirror import Mirror
+
+
+class UserSide(Struct, frozen=True):
+    """A user in a request as the model sees it: pooled rows f32[1, Fu, 1 + dim] and dense features f32[1, 9]."""
+
+    rows: NDArray[np.float32]
+    dense: NDArray[np.float32]
+
+
+class OnlineModel:
+    """Scores items for users with the newest rows and dense parameters that the mirror has."""
+
+    def __init__(self, settings: LearningSettings, mirror: Mirror, position: int) -> None:
+        self._mirror = mirror
+        self._encoder = FieldEncoder(settings.model, lambda item: mirror.catalogue.item(item))
+        self._scorer = Scorer(settings.model, len(settings.tasks))
+        self._tasks = {task.name: column for column, task in enumerate(settings.tasks)}
+        self._width = 1 + settings.model.dim
+        self._position = position
+        self._bundle = DenseBundle()
+
+    @property
+    def version(self) -> int:
+        """The sequence of the dense bundle that scores."""
+        return self._bundle.version
+
+    def task(self, name: str) -> int:
+        """The column of a task; raises KeyError."""
+        return self._tasks[name]
+
+    def refresh(self) -> bool:
+        """Takes over the newest dense bundle; whether the model can score. Raises ShapeMismatch for another model's."""
+        bundle = self._mirror.dense()
+        if bundle is not self._bundle and bundle.parameters:
+            self._scorer.load(bundle.parameters)
+            self._bundle = bundle
+        return bool(self._bundle.parameters) and self._mirror.ready
+
+    def user(self, request: Request, row: UserRow | None) -> UserSide:
+        """What the model knows of the user and the request's context."""
+        stats = row.stats.values if row is not None and row.stats is not None else None
+        recent = (stats or {}).get("recent_items") or []
+        attributes = row.attributes if row is not None else None
+        side = self._encoder.encode_user(request.user, attributes, recent, request.context.scene, request.features)
+        dense = user_features(np.array([raw_user(stats)]), float(request.ts))
+        return UserSide(rows=self._rows(side), dense=dense)
+
+    def query(self, user: UserSide, task: int) -> NDArray[np.float32]:
+        """The user's vector f32[dim + 2] to be multiplied with the items' retrieval vectors."""
+        return query_vector(user.rows, self._scorer.scale[task])
+
+    def score(self, user: UserSide, items: Side, stats: NDArray[np.float32], task: int) -> NDArray[np.float32]:
+        """Probabilities f32[C] of the task for the items' keys (C rows) with their stats of now, f32[C, 6]."""
+        dense = dense_features(user.dense, item_features(stats), np.full(items.rows, self._position))
+        return self._scorer.score_request(user.rows, self._rows(items), dense)[:, task]
+
+    def _rows(self, side: Side) -> NDArray[np.float32]:
+        """Pooled rows f32[rows, fields, 1 + dim]: the means of those keys that have a row, as in training."""
+        found, there = self._mirror.table.lookup(side.keys)
+        slots = np.where(there, np.arange(len(there)), -1)
+        pooled = np.empty((side.rows, side.fields, self._width), dtype=np.float32)
+        bags = side.rows * side.fields
+        gather_pooled_range(found.reshape(-1), self._width, slots, side.offsets, True, pooled.reshape(-1), 0, bags)
+        return pooled

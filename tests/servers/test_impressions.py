@@ -1,0 +1,46 @@
+"""Impressions reach Kafka once each, also when the broker was away in between."""
+
+import os
+import signal
+
+import pytest
+
+from serving.impressions import ImpressionLog
+from streams import kafka as clients
+from streams.records import Impression, Shown
+from streams.settings import KafkaSettings
+from streams.topics import IMPRESSIONS
+from tests.stacks import RunningStack, wait_until
+
+pytestmark = pytest.mark.servers
+
+
+def impression(number: int) -> Impression:
+    items = [Shown(f"i{k}", k, 0.5, 0.9, "popular", False) for k in range(10)]
+    return Impression(v=1, request_id=f"r{number}", ts=1_000 + number, user=f"u{number % 7}", items=items)
+
+
+def read(settings: KafkaSettings) -> list[Impression]:
+    reader = clients.consumer(settings)
+    partitions = clients.assign(reader, [IMPRESSIONS.name])
+    ends = reader.end_offsets(partitions)
+    found: list[Impression] = []
+    while any(reader.position(p) < ends[p] for p in partitions):
+        found += [IMPRESSIONS.codec.decode(r.value) for batch in reader.poll(500).values() for r in batch]
+    reader.close()
+    return found
+
+
+def test_every_impression_arrives_once_across_a_broker_that_was_killed(fresh_kafka: RunningStack) -> None:
+    settings = fresh_kafka.settings.kafka
+    log = ImpressionLog(settings)
+    for number in range(500):
+        log.add(impression(number))
+    wait_until(lambda: log.counts.acknowledged == 500, 30, "the first half is acknowledged")
+    os.kill(fresh_kafka.pid("kafka"), signal.SIGKILL)
+    for number in range(500, 1_000):
+        assert log.add(impression(number))
+    after = log.close(timeout_s=60)
+    assert (after.taken, after.acknowledged, after.dropped) == (1_000, 1_000, 0)
+    fresh_kafka.wait_up()
+    assert sorted(read(settings), key=lambda i: i.ts) == [impression(number) for number in range(1_000)]
