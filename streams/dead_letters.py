@@ -32,6 +32,7 @@ class Reason(enum.StrEnum):
     BAD_VALUE = "bad-value"
     EMPTY_ID = "empty-id"
     UNREADABLE = "unreadable"
+    TOO_LATE = "too-late"
 
 
 class Origin(Protocol):

@@ -1,0 +1,43 @@
+"""Records of one batch, gathered by topic and partition, to be sent in one transaction."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+from aiokafka.partitioner import murmur2
+
+from streams.topics import Topic
+
+Entry = tuple[bytes | None, bytes | None]
+
+
+@lru_cache(maxsize=200_000)
+def partition_of(key: bytes, partitions: int) -> int:
+    """The partition that Java's default partitioner gives a key (murmur2)."""
+    hashed: int = murmur2(key)
+    return (hashed & 0x7FFFFFFF) % partitions
+
+
+class Outbox:
+    """Gathers (key, value) per (topic, partition), each in order. `partitions`: the count of every topic sent to."""
+
+    def __init__(self, partitions: dict[str, int]) -> None:
+        self._partitions = partitions
+        self._entries: dict[tuple[str, int], list[Entry]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._entries)
+
+    def record(self, topic: Topic, record: Any, key: str, partition: int | None = None) -> None:
+        """Adds a record of the catalogue, to the partition of its key where none is named."""
+        self.bytes(topic.name, topic.codec.encode(record), key.encode(), partition)
+
+    def bytes(self, topic: str, value: bytes | None, key: bytes, partition: int | None = None) -> None:
+        """Adds bytes, to the partition of their key where none is named."""
+        if partition is None:
+            partition = partition_of(key, self._partitions[topic])
+        self._entries.setdefault((topic, partition), []).append((key, value))
+
+    def __iter__(self) -> Iterator[tuple[str, int, list[Entry]]]:
+        for (topic, partition), entries in self._entries.items():
+            yield topic, partition, entries
