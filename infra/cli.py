@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +37,7 @@ def _reported() -> Iterator[None]:
     try:
         yield
     except (SettingsError, StackError, InstallError) as error:
-        err.print(str(error), style="red", markup=False, highlight=False)
+        err.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from error
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
@@ -172,10 +172,14 @@ def status(
         folder = State(settings.state)
         report = gather(_running_settings(settings), folder)
         if watch:
-            with Live(status_table(report), console=out, screen=not as_json, auto_refresh=False) as live:
+            with (
+                suppress(KeyboardInterrupt),
+                Live(status_table(report), console=out, screen=True, auto_refresh=False) as live,
+            ):
                 while True:
                     time.sleep(1.0)
                     live.update(status_table(gather(_running_settings(settings), folder)), refresh=True)
+            return
         if as_json:
             sys.stdout.write(msgspec.json.format(msgspec.json.encode(report)).decode() + "\n")
         else:
@@ -206,7 +210,9 @@ def logs(
             raise SettingsError(f"{name} has no log yet: {path}")
         sys.stdout.buffer.write(log_files.tail(path, lines))
         sys.stdout.buffer.flush()
-        if follow:
+        if not follow:
+            return
+        with suppress(KeyboardInterrupt, BrokenPipeError):
             for chunk in log_files.follow(path, going=lambda: True):
                 sys.stdout.buffer.write(chunk)
                 sys.stdout.buffer.flush()

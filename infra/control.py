@@ -78,6 +78,8 @@ def _wait_up(state: State, supervisor: subprocess.Popen[bytes] | None, deadline_
             supervisor = None  # another `up` was faster
         if status is not None:
             for process in status.processes:
+                if process.hopeless:
+                    raise StackError(process.reason)
                 if process.restarts >= _HOPELESS and not process.version:
                     raise StackError(f"{process.name} {process.reason}\n{_words(state, process.name)}")
         if time.monotonic() > deadline_s:
@@ -88,7 +90,7 @@ def _wait_up(state: State, supervisor: subprocess.Popen[bytes] | None, deadline_
 def _too_late(state: State, status: StackStatus | None) -> str:
     late = [process for process in status.processes if process.state != "up"] if status else []
     lines = [f"{process.name} is {process.state}: {process.reason}" for process in late]
-    blamed = next((process.name for process in late if process.state != "waiting"), "supervisor")
+    blamed = next((process.name for process in late if process.pid is not None), "supervisor")
     return "\n".join(["not up in time (`local.start_timeout_s`)", *lines, _words(state, blamed)])
 
 

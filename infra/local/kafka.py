@@ -76,7 +76,9 @@ def _fetch(folder: Path) -> None:
 def launch(installed: Installed, state: Path, port: int, controller_port: int, heap_mb: int = 512) -> Launch:
     """Writes the configuration under `state`; the data stays there too, formatted by the first start."""
     data = state / "data"
-    state.mkdir(parents=True, exist_ok=True)
+    scratch = state / "tmp"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
     properties = state / "server.properties"
     properties.write_text(_properties(data, port, controller_port))
     logging = state / "log4j2.properties"
@@ -88,6 +90,9 @@ def launch(installed: Installed, state: Path, port: int, controller_port: int, h
         # One collector thread: the broker shares two cores with everything else.
         "-XX:+UseSerialGC",
         "-XX:+ExitOnOutOfMemoryError",
+        # Unpacked native libraries and counters would stay in /tmp after a kill.
+        f"-Djava.io.tmpdir={scratch}",
+        "-XX:-UsePerfData",
         "-Djava.awt.headless=true",
         f"-Dlog4j2.configurationFile={logging}",
         "-cp",

@@ -16,6 +16,7 @@ from infra.local.launch import NotReady
 from infra.local.ports import PortBook
 from infra.local.service import Ports, Service
 from infra.local.state import MARK, ProcessStatus, Record, State
+from infra.settings import SettingsError
 
 log = logging.getLogger("supervisor")
 
@@ -36,6 +37,7 @@ class Managed:
         self.restarts = 0
         self.ever_up = False
         self.clashed = False
+        self.hopeless = False
         self._folder = state
         self._backoff = backoff
         self._executor = executor
@@ -73,6 +75,7 @@ class Managed:
             version=self.version,
             restarts=self.restarts,
             reason=self.reason,
+            hopeless=self.hopeless,
         )
 
     def step(self, now_s: float, ports: PortBook, needs_up: bool) -> None:
@@ -149,6 +152,7 @@ class Managed:
             self.version = probe.result()
             self._answered_s = now_s
             self.reason = ""
+            self.hopeless = False
             if self.state != "up":
                 self._up_since_s = now_s
                 self.ever_up = True
@@ -160,6 +164,10 @@ class Managed:
         if reason != self.reason:
             log.log(logging.WARNING if self.state == "up" else logging.DEBUG, "%s: %s", self.name, reason)
         self.reason = reason
+        self.hopeless = isinstance(error, SettingsError)
+        if not isinstance(error, NotReady) and self.state == "starting":
+            # It answers, but what prepares it failed: a short while may help, a tenth of a second will not.
+            self._next_s = now_s + 1.0
         if self.service.launch is None and self.state == "starting":
             self._next_s = now_s + 1.0
         silent_s = self.service.silent_s

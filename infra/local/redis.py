@@ -42,10 +42,15 @@ def launch(installed: Installed, state: Path, port: int) -> Launch:
 def probe(address: str, timeout_s: float) -> str:
     """Asks the server at `address` (host:port) for its version; one that still loads its data raises NotReady."""
     import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
 
     host, port = address.rsplit(":", 1)
+    no_retry = Retry(NoBackoff(), 0)  # whoever asks decides when to ask again
     try:
-        with redis.Redis(host=host, port=int(port), socket_timeout=timeout_s) as client:
+        with redis.Redis(
+            host=host, port=int(port), socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=no_retry
+        ) as client:
             client.ping()
             return str(client.info("server")["redis_version"])
     except redis.RedisError as error:

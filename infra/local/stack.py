@@ -29,6 +29,8 @@ OWN: dict[str, tuple[str, ...]] = {
 
 NAMES = (*SERVERS, *OWN)
 
+_VERSION = metadata.version("freshet")
+
 _PORTS = {
     "kafka": ("kafka", "kafka_controller"),
     "redis": ("redis",),
@@ -158,7 +160,7 @@ class Stack:
             raise NotReady("has not reported yet")
         if away := report.values.get("waiting_for"):
             raise NotReady(f"waits for {away}")
-        return metadata.version("freshet")
+        return _VERSION
 
     def _provision(self, ports: Ports) -> None:
         # Imported late: a stack of other servers needs no Kafka client.

@@ -26,8 +26,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How the supervisor sees one process.
 
-    `state`: waiting (for `reason`), starting, up, restarting (after `reason`), stopping or down; outside servers are
-    `outside`, reached or not by `reason`. `since_ms` is when this state began; `restarts` counts since `up`.
+    `state`: waiting (for `reason`), starting, up, restarting (after `reason`), stopping or down. `outside`: nothing is
+    started for it. `since_ms` is when this state began; `restarts` counts since `up`. `hopeless`: only other settings
+    can help.
     """
 
     name: str
@@ -39,6 +40,7 @@ class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     version: str = ""
     restarts: int = 0
     reason: str = ""
+    hopeless: bool = False
 
 
 class StackStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -129,7 +129,8 @@ class Supervisor:
                 logs.rotate(path, self._settings.log_max_mb * 1024 * 1024)
 
     def _settle(self, ports: PortBook) -> None:
-        self._state.write_ports(ports.numbers)
+        # Ports of services that do not run this time are kept for when they do.
+        self._state.write_ports({**self._state.read_ports(), **ports.numbers})
         self._write_resolved(ports.numbers)
 
     def _stop_all(self, ports: PortBook, deadline_s: float) -> None:

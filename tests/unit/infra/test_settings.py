@@ -50,8 +50,8 @@ def test_an_error_names_the_place_and_what_is_allowed(text: str, message: str) -
 
 def test_every_package_is_told_the_same_kafka_and_tasks() -> None:
     settings = parsed("[kafka]\npartitions = 7\n[[streams.tasks]]\nname='click'\n[[streams.tasks]]\nname='rating'")
-    told = [settings.streams, settings.features, settings.learning, settings.serving]
-    assert {part.kafka.partitions for part in told} == {7}
+    told = [settings.streams.kafka, settings.features.kafka, settings.learning.kafka, settings.serving.kafka]
+    assert {kafka.partitions for kafka in told} == {7}
     assert settings.serving.features == settings.features
     assert settings.serving.learning == settings.learning
     assert [task.name for task in settings.learning.tasks] == ["click", "rating"]

@@ -20,7 +20,7 @@ from infra.local.ports import is_free
 from infra.local.service import Ports, Service
 from infra.local.state import ProcessStatus, State
 from infra.local.supervisor import AlreadyUp, Supervisor
-from infra.settings import LocalSettings
+from infra.settings import LocalSettings, SettingsError
 from tests.stacks import gone, wait_until
 
 _SERVER = """
@@ -228,6 +228,16 @@ def test_what_prepares_a_server_runs_before_anybody_uses_it_and_again_until_it_w
     with supervised(tmp_path, replace(server(tmp_path, "a"), prepare=prepare), server(tmp_path, "b", "a")) as run:
         run.wait("b", "up")
     assert len(calls) == 3
+
+
+def test_settings_that_cannot_work_are_told_apart_from_a_server_that_is_not_ready(tmp_path: Path) -> None:
+    def prepare(_: Ports) -> None:
+        raise SettingsError("serving.experiments: 'a' differs from what runs")
+
+    with supervised(tmp_path, replace(server(tmp_path, "a"), prepare=prepare)) as run:
+        run.wait("a", "starting")
+        wait_until(lambda: run.process("a").hopeless, 20, "it is said")
+        assert "serving.experiments: 'a' differs" in run.process("a").reason
 
 
 def test_an_outside_server_is_waited_for_and_never_started(tmp_path: Path) -> None:
