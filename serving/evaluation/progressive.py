@@ -1,11 +1,12 @@
 """Progressive validation read back: AUC and log loss over any set of windows, from counts that merge."""
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+
+from online_learning.progressive import auc
 
 
 class Auc(msgspec.Struct, frozen=True):
@@ -45,11 +46,8 @@ def auc_of_bins(positives: Sequence[int], negatives: Sequence[int]) -> Auc:
     pairs = sum(positives) * sum(negatives)
     if not pairs:
         return Auc(math.nan, math.nan)
-    below = itertools.accumulate(negatives, initial=0)
-    # Twice the number of pairs in the right order: integers, exact at any size.
-    right = sum(p * (2 * lower + n) for p, n, lower in zip(positives, negatives, below, strict=False))
     tied = sum(p * n for p, n in zip(positives, negatives, strict=True))
-    return Auc(right / (2 * pairs), tied / (2 * pairs))
+    return Auc(auc(positives, negatives), tied / (2 * pairs))
 
 
 def progressive(

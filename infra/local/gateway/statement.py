@@ -94,7 +94,7 @@ def _names_a_table(token: Token) -> bool:
     return token.is_word("INTO", "TABLE", "FUNCTION") or token.text == "."
 
 
-def _skip_line(data: bytes, form: str) -> bytes:
+def _skip_line(data: bytes) -> bytes:
     """What follows the FORMAT clause belongs to the data from the next line on, as in ClickHouse's parser."""
     at = 0
     while at < len(data) and data[at : at + 1] in (b" ", b"\t", b"\r"):
@@ -103,7 +103,7 @@ def _skip_line(data: bytes, form: str) -> bytes:
         at += 1
     if data[at : at + 1] == b"\n":
         at += 1
-    return data[at:].strip().removesuffix(b";") if form == "Values" else data[at:]
+    return data[at:]
 
 
 def parse(query: bytes, body: bytes = b"") -> Statement:
@@ -124,8 +124,9 @@ def parse(query: bytes, body: bytes = b"") -> Statement:
             found = _insert_data(text)
         if found is not None:
             head, end, form, start = found
-            data = _skip_line(text[start:], form) if text[start:].strip() else b""
-            data = data + rest if data else rest
+            data = _skip_line(text[start:]) + rest
+            if form == "Values":
+                data = data.strip().removesuffix(b";")
             return Statement(kind=kind, sql=text[:end], tokens=tuple(head), input_format=form, data=data)
     text = query + b"\n" + body if query.strip() and body else query or body
     found_tokens = tuple(tokens(text))

@@ -1,0 +1,75 @@
+"""kill -9 of the sink and of ClickHouse, at any moment: every record is in the tables once."""
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import clickhouse_connect
+import pytest
+
+from serving.evaluation.queries import counts
+from streams import topics
+from streams.kafka import producer
+from streams.records import Action, Impression, Shown
+from tests.stacks import RunningStack, running_stack, wait_until
+
+pytestmark = pytest.mark.faults
+
+RECORDS = 6_000
+ITEMS = 4
+KILLS = ("sink", "clickhouse", "sink", "sink", "clickhouse", "sink")
+
+
+def send(stack: RunningStack, first: int, last: int) -> None:
+    now_ms = time.time_ns() // 1_000_000
+    with producer(stack.settings.kafka) as out:
+        for n in range(first, last):
+            user = f"u{n % 50}"
+            shown = [Shown(f"i{k}", k, 0.5, 1.0, "popular", False) for k in range(ITEMS)]
+            out.send(topics.IMPRESSIONS, Impression(v=1, request_id=f"r{n}", ts=now_ms, user=user, items=shown), user)
+            action = Action(ts=now_ms, user=user, item="i0", kind="click", event_id=f"e{n}", received_at=now_ms)
+            out.send(topics.ACTIONS, action, user)
+        out.flush(60)
+
+
+def kill(stack: RunningStack, name: str) -> None:
+    before = stack.restarts(name)
+    os.kill(stack.pid(name), signal.SIGKILL)
+    wait_until(lambda: stack.restarts(name) > before and stack.is_up(name), 90, f"{name} is up again")
+
+
+def stored(stack: RunningStack) -> dict[str, tuple[int, int, int]]:
+    host, port = stack.settings.serving.clickhouse.address.split(":")
+    client: Any = clickhouse_connect.get_client(host=host, port=int(port))
+    try:
+        found = counts(client)
+        ids = client.query("SELECT uniqExact(event_id) FROM actions").result_rows[0][0]
+        assert ids == found["actions"].records
+        return {
+            name: (found[name].records, found[name].rows, found[name].doubles) for name in ("impressions", "actions")
+        }
+    finally:
+        client.close()
+
+
+@pytest.mark.timeout(600)
+def test_every_record_is_in_the_tables_once_whatever_is_killed(tmp_path: Path) -> None:
+    chance = random.Random(3)
+    with running_stack(tmp_path, "kafka", "clickhouse", "sink") as stack:
+        part = RECORDS // len(KILLS)
+        for k, name in enumerate(KILLS):
+            send(stack, k * part, (k + 1) * part)
+            # Anywhere within a flush interval, so that reading, inserting and committing are all hit.
+            kill_at = time.monotonic() + chance.uniform(0.0, 1.0)
+            wait_until(lambda at=kill_at: time.monotonic() >= at, 5, "the moment of the kill")
+            kill(stack, name)
+        wanted = {"impressions": (RECORDS, RECORDS * ITEMS, 0), "actions": (RECORDS, RECORDS, 0)}
+        wait_until(lambda: stored(stack) == wanted, 90, f"{wanted} in the tables")
+        # Once more, when nothing is under way: what counted once still does.
+        kill(stack, "sink")
+        send(stack, RECORDS, RECORDS + 1)
+        wanted = {"impressions": (RECORDS + 1, (RECORDS + 1) * ITEMS, 0), "actions": (RECORDS + 1, RECORDS + 1, 0)}
+        wait_until(lambda: stored(stack) == wanted, 90, f"{wanted} in the tables")
