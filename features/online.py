@@ -29,15 +29,17 @@ class UserRow(Struct, frozen=True):
 
 
 class UserFeatures:
-    """Reads users through `get_online_features`, with Feast's TTL and null rules; one instance per thread.
+    """Reads users through `get_online_features`, with Feast's null and TTL rules; one instance per thread.
 
-    About 0.5 ms a read. Constructing it imports nothing more but builds the registry (some 100 ms).
+    A row whose event time is further back than its view's TTL reads as null: Feast says so for all stores, but for
+    Redis leaves it to the reader. Some 0.5 ms a read; constructing it builds the registry in memory (a second).
     """
 
     def __init__(self, settings: FeatureSettings) -> None:
         self._store: FeatureStore = open_store(settings)
         self._redis = redis_client(self._store)
         self._service = self._store.registry.get_feature_service(USER_SERVICE, self._store.project, allow_cache=True)
+        self._ttl_s = settings.user_ttl_hours * 3600
         self._away_until_s = 0.0
 
     def read(self, user: str) -> UserRow | None:
@@ -53,18 +55,19 @@ class UserFeatures:
         except RedisError as error:
             self._away_until_s = now_s + _RETRY_S
             raise StoreAway(str(error)) from error
-        read = {name: values[0] for name, values in response.to_dict().items()}
-        stats = _used(USER_STATS, read)
-        profile = _used(USER_PROFILE, read)
+        read = {name: values[0] for name, values in response.to_dict(include_event_timestamps=True).items()}
+        oldest_s = time.time() - self._ttl_s
+        stats = _used(USER_STATS, read, oldest_s)
+        profile = _used(USER_PROFILE, read, oldest_s)
         if stats is None and profile is None:
             return None
         attributes = msgspec.json.decode(profile.values["attributes"] or "{}") if profile is not None else {}
         return UserRow(stats=stats, attributes=attributes)
 
 
-def _used(view: View, read: dict[str, Any]) -> UsedFeatures | None:
+def _used(view: View, read: dict[str, Any], oldest_s: float) -> UsedFeatures | None:
     version = read[f"{view.name}__version"]
-    if version is None:
+    if version is None or read[f"{view.name}__version__ts"] < oldest_s:
         return None
     return UsedFeatures(
         view=view.name,

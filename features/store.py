@@ -37,6 +37,12 @@ def open_store(settings: FeatureSettings, *, publish: bool = False) -> FeatureSt
     return store
 
 
+def open_published(settings: FeatureSettings) -> FeatureStore:
+    """A store over the registry that the pusher published, for `get_historical_features` and Feast's own tools."""
+    repo = Path(settings.repo_dir).resolve()
+    return FeatureStore(config=_config(settings, repo, repo / REGISTRY))
+
+
 def redis_client(store: FeatureStore) -> Redis:
     """The connection that Feast itself uses, told to fail at once: whoever asks decides about trying again."""
     online = store.provider.online_store
