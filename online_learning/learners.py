@@ -29,6 +29,7 @@ class Learners:
         self.tasks = tuple(task.name for task in settings.tasks)
         self.online = OnlineLearner(settings)
         self._arm = settings.trainer.arm
+        self._shown_is_negative = np.array([task.shown_is_negative for task in settings.tasks])
         self._encoder = FieldEncoder(settings.model, catalogue.item)
         self._batcher = Batcher(self._encoder, catalogue)
         self._baselines = baselines(len(self.tasks))
@@ -65,8 +66,10 @@ class Learners:
         batch = self._batcher.of_examples(ours)
         known, said = self._first_sight(ours, batch)
         found = targets(ours, known, self.tasks)
-        # What was learned as a negative has been validated as one; a late positive does not validate again.
-        fresh = np.where(found.corrects | np.isnan(said[:, 0]), np.nan, found.labels).astype(np.float32)
+        # What was learned as a negative has been validated as one; a late positive does not validate again. And organic
+        # positives of a task whose negatives are the items shown have no negatives to be told from.
+        alone = np.array([one.organic for one in ours])[:, None] & self._shown_is_negative
+        fresh = np.where(found.corrects | alone | np.isnan(said[:, 0]), np.nan, found.labels).astype(np.float32)
         self.progressive.add(said, fresh, [one.ts for one in ours], [one.scene for one in ours])
         rows = np.flatnonzero(~np.isnan(found.labels).all(axis=1))
         if not len(rows):

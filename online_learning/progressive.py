@@ -7,7 +7,7 @@ for it on streams (prequential evaluation).
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, NamedTuple, Self
 
 import msgspec
 import numpy as np
@@ -67,21 +67,44 @@ class Tally(msgspec.Struct):
     bins_positive: list[int] = msgspec.field(default_factory=lambda: [0] * BINS)
     bins_negative: list[int] = msgspec.field(default_factory=lambda: [0] * BINS)
 
-    def add(self, probability: float, label: float, logit_bin: int, ts: int) -> None:
-        """Counts one prediction and its label (0 or 1), made for an example of time `ts` (ms)."""
-        self.first_ts = ts if self.n == 0 else min(self.first_ts, ts)
-        self.last_ts = ts if self.n == 0 else max(self.last_ts, ts)
-        self.n += 1
+    def add(self, hits: "Hits") -> None:
+        """Counts predictions and their labels."""
+        self.first_ts = hits.first_ts if self.n == 0 else min(self.first_ts, hits.first_ts)
+        self.last_ts = hits.last_ts if self.n == 0 else max(self.last_ts, hits.last_ts)
+        self.n += len(hits.positive) + len(hits.negative)
         self.changed = True
-        self.prediction_sum += probability
-        p = min(max(probability, _LEAST), 1 - _LEAST)
-        if label >= 0.5:
-            self.positives += 1
-            self.bins_positive[logit_bin] += 1
-            self.log_loss_sum -= math.log(p)
-        else:
-            self.bins_negative[logit_bin] += 1
-            self.log_loss_sum -= math.log1p(-p)
+        self.positives += len(hits.positive)
+        self.prediction_sum += hits.prediction_sum
+        self.log_loss_sum += hits.log_loss_sum
+        for where in hits.positive:
+            self.bins_positive[where] += 1
+        for where in hits.negative:
+            self.bins_negative[where] += 1
+
+
+class Hits(NamedTuple):
+    """Predictions of one learner and task: the bins of those labelled 1 and of those labelled 0, and their sums."""
+
+    positive: list[int]
+    negative: list[int]
+    prediction_sum: float
+    log_loss_sum: float
+    first_ts: int
+    last_ts: int
+
+    @classmethod
+    def of(cls, probabilities: NDArray[np.floating], positive: NDArray[np.bool_], times_ms: NDArray[np.int64]) -> Self:
+        """Of predictions [n], whether each label is 1 [n], and the examples' times [n]; n > 0."""
+        p = np.clip(probabilities.astype(np.float64), _LEAST, 1 - _LEAST)
+        bins = logit_bins(p)
+        return cls(
+            positive=bins[positive].tolist(),
+            negative=bins[~positive].tolist(),
+            prediction_sum=float(p.sum()),
+            log_loss_sum=float(-np.log(np.where(positive, p, 1 - p)).sum()),
+            first_ts=int(times_ms.min()),
+            last_ts=int(times_ms.max()),
+        )
 
 
 class ProgressiveState(msgspec.Struct):
@@ -109,21 +132,15 @@ class Progressive:
         scenes: Sequence[str],
     ) -> None:
         """Counts predictions f32 [B, L, T] against labels f32 [B, T] (NaN: not now)."""
-        bins = logit_bins(probabilities).tolist()
-        said = probabilities.tolist()
-        for row, t in np.argwhere(~np.isnan(labels)).tolist():
-            label, ts, scene = float(labels[row, t]), times_ms[row], scenes[row]
-            for number, learner in enumerate(self.learners):
-                p, where = said[row][number][t], bins[row][number][t]
-                self._totals[learner, self.tasks[t]].add(p, label, where, ts)
-                key = (learner, self.tasks[t], scene)
-                tally = self._open.get(key)
-                if tally is None:
-                    tally = self._open[key] = Tally()
-                tally.add(p, label, where, ts)
-                if tally.n >= self._window:
-                    self._closed.append((key, tally))
-                    self._open[key] = Tally(window=tally.window + 1)
+        times = np.asarray(times_ms, dtype=np.int64)
+        for t, task in enumerate(self.tasks):
+            rows = np.flatnonzero(~np.isnan(labels[:, t]))
+            for scene, of_scene in _by_scene(rows, scenes):
+                positive = labels[of_scene, t] >= 0.5
+                for number, learner in enumerate(self.learners):
+                    said = probabilities[of_scene, number, t]
+                    self._totals[learner, task].add(Hits.of(said, positive, times[of_scene]))
+                    self._add_open((learner, task, scene), said, positive, times[of_scene])
 
     def take_closed(self, now_ms: int, epoch: int) -> list[Validation]:
         """Windows that were filled since the last call."""
@@ -163,6 +180,23 @@ class Progressive:
             if (learner, task) in self._totals:
                 self._totals[learner, task] = tally
 
+    def _add_open(
+        self,
+        key: tuple[str, str, str],
+        said: NDArray[np.float32],
+        positive: NDArray[np.bool_],
+        times_ms: NDArray[np.int64],
+    ) -> None:
+        """Fills the open window, and as many behind it as it takes."""
+        while len(said):
+            tally = self._open.setdefault(key, Tally())
+            room = max(1, self._window - tally.n)
+            tally.add(Hits.of(said[:room], positive[:room], times_ms[:room]))
+            if tally.n >= self._window:
+                self._closed.append((key, tally))
+                self._open[key] = Tally(window=tally.window + 1)
+            said, positive, times_ms = said[room:], positive[room:], times_ms[room:]
+
     def _record(self, key: tuple[str, str, str], tally: Tally, now_ms: int, epoch: int) -> Validation:
         learner, task, scene = key
         return Validation(
@@ -182,3 +216,11 @@ class Progressive:
             prediction_sum=tally.prediction_sum,
             epoch=epoch,
         )
+
+
+def _by_scene(rows: NDArray[np.intp], scenes: Sequence[str]) -> list[tuple[str, NDArray[np.intp]]]:
+    """The rows of each scene, in order; mostly there is one."""
+    found: dict[str, list[int]] = {}
+    for row in rows.tolist():
+        found.setdefault(scenes[row], []).append(row)
+    return [(scene, np.array(of_scene)) for scene, of_scene in found.items()]

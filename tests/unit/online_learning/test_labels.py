@@ -1,0 +1,84 @@
+"""Labels: each is learned once, negatives weigh what they stand for, and a fake negative is made good."""
+
+import numpy as np
+import pytest
+
+from online_learning.labels import MAX_WEIGHT, correction_weights, is_learned, targets
+from online_learning.predictions import Remembered
+from streams.records import SCHEMA_VERSION, Assignment, Example, Label, LabelState
+
+TASKS = ("click", "rating")
+
+
+def example(click: float | None = None, rating: float | None = None, **more: object) -> Example:
+    observed = {name: value for name, value in (("click", click), ("rating", rating)) if value is not None}
+    labels = {
+        name: Label(LabelState.OBSERVED, observed[name]) if name in observed else Label(LabelState.PENDING)
+        for name in TASKS
+    }
+    known = {"v": SCHEMA_VERSION, "example_id": "r/0", "revision": 0, "ts": 1, "user": "u", "item": "i"}
+    return Example(**{**known, "labels": labels, **more})
+
+
+def memory() -> Remembered:
+    return Remembered(0, b"", [None, None])
+
+
+def test_a_label_is_learned_once_however_often_it_is_told():
+    kept = memory()
+    first = targets([example(click=1.0)], [kept], TASKS)
+    again = targets([example(click=1.0, rating=1.0, revision=1)], [kept], TASKS)
+    np.testing.assert_array_equal(first.labels, [[1, np.nan]])
+    np.testing.assert_array_equal(again.labels, [[np.nan, 1]])
+
+
+def test_two_revisions_in_one_batch_do_not_count_twice():
+    kept = memory()
+    found = targets([example(click=1.0), example(click=1.0, rating=0.0, revision=1)], [kept, kept], TASKS)
+    np.testing.assert_array_equal(found.labels, [[1, np.nan], [np.nan, 0]])
+
+
+def test_pending_and_censored_labels_teach_nothing():
+    labels = {"click": Label(LabelState.CENSORED, 1.0), "rating": Label(LabelState.PENDING)}
+    assert np.isnan(targets([example(labels=labels)], [memory()], TASKS).labels).all()
+
+
+def test_a_kept_negative_weighs_for_those_that_were_not():
+    found = targets([example(click=0.0, negative_rate=0.25)], [memory()], TASKS)
+    assert found.weights[0, 0] == 4
+    assert targets([example(click=1.0, negative_rate=0.25)], [memory()], TASKS).weights[0, 0] == 1
+    assert targets([example(click=0.0, negative_rate=0.0)], [memory()], TASKS).weights[0, 0] == MAX_WEIGHT
+
+
+def test_an_observed_organic_zero_stands_for_itself():
+    found = targets([example(rating=0.0, organic=True, negative_rate=0.25)], [None], TASKS)
+    assert found.weights[0, 1] == 1
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.5])
+def test_a_late_positive_undoes_the_slope_of_its_negative(rate: float):
+    kept = memory()
+    targets([example(click=0.0, negative_rate=rate)], [kept], TASKS)
+    late = targets([example(click=1.0, negative_rate=rate, negative_emitted=True, revision=1)], [kept], TASKS)
+    assert late.corrects.tolist() == [[True, False]]
+    p = 0.3
+    correction_weights(late, np.full((1, 2), p, np.float32), np.array([rate], np.float32))
+    # Slopes of cross-entropy by the logit: (p - 1) for a positive, p / r for the weighted negative.
+    assert late.weights[0, 0] * (p - 1) + p / rate == pytest.approx(p - 1)
+
+
+def test_a_correction_of_what_is_forgotten_is_learned_and_its_repetition_is_not():
+    correction = example(click=1.0, rating=1.0, revision=3, correction=True, negative_emitted=True)
+    assert targets([correction], [None], TASKS).corrects.tolist() == [[True, True]]
+    assert np.isnan(targets([example(click=1.0, revision=3)], [None], TASKS).labels).all()
+
+
+def test_a_learner_learns_of_its_own_arm_of_organic_actions_and_of_no_experiment():
+    def of(arm: str) -> list[Assignment]:
+        return [Assignment("e", arm, "user", "u", 1, "full")]
+
+    assert is_learned(of("online"), organic=False, arm="online")
+    assert not is_learned(of("popularity"), organic=False, arm="online")
+    assert is_learned(of("popularity"), organic=False, arm="")
+    assert is_learned([], organic=False, arm="online")
+    assert is_learned(of("popularity"), organic=True, arm="online")

@@ -1,0 +1,89 @@
+"""Progressive validation: windows add up, merge, and survive a restart with their numbers."""
+
+import math
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from online_learning.progressive import BINS, Progressive, ProgressiveState, auc, logit_bins, merged_auc
+
+ANSWERS = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60)
+
+
+def pairwise_auc(bins: list[int], labels: list[bool]) -> float:
+    """The definition: the share of (positive, negative) pairs in the right order, ties half."""
+    pairs = [(p, n) for p, y in zip(bins, labels, strict=True) if y for n, z in zip(bins, labels, strict=True) if not z]
+    return sum((p > n) + (p == n) / 2 for p, n in pairs) / len(pairs) if pairs else math.nan
+
+
+def filled(answers: list[tuple[float, bool]], window: int, chunk: int = 7) -> Progressive:
+    progressive = Progressive(["one"], ["click"], window)
+    for start in range(0, len(answers), chunk):
+        part = answers[start : start + chunk]
+        said = np.array([p for p, _ in part], dtype=np.float32).reshape(-1, 1, 1)
+        labels = np.array([[y] for _, y in part], dtype=np.float32)
+        progressive.add(said, labels, list(range(start, start + len(part))), ["home"] * len(part))
+    return progressive
+
+
+@given(ANSWERS)
+def test_the_auc_of_bins_is_the_share_of_pairs_in_order(answers: list[tuple[float, bool]]):
+    bins = logit_bins(np.array([p for p, _ in answers]))
+    labels = np.array([y for _, y in answers])
+    found = auc(np.bincount(bins[labels], minlength=BINS), np.bincount(bins[~labels], minlength=BINS))
+    expected = pairwise_auc(bins.tolist(), labels.tolist())
+    assert found == pytest.approx(expected, nan_ok=True)
+
+
+@given(ANSWERS, st.integers(1, 10))
+def test_windows_together_are_the_whole(answers: list[tuple[float, bool]], window: int):
+    progressive = filled(answers, window)
+    windows = progressive.take_closed(0, 1) + progressive.take_open(0, 1)
+    assert [one.window for one in windows] == list(range(len(windows)))
+    assert [one.n for one in windows[:-1]] == [window] * (len(windows) - 1)
+    assert sum(one.n for one in windows) == len(answers)
+    assert sum(one.positives for one in windows) == sum(y for _, y in answers)
+    whole = filled(answers, 10**6).take_open(0, 1)
+    assert merged_auc(windows) == pytest.approx(merged_auc(whole), nan_ok=True)
+    assert sum(one.log_loss_sum for one in windows) == pytest.approx(whole[0].log_loss_sum)
+    assert (windows[0].first_ts, windows[-1].last_ts) == (0, len(answers) - 1)
+
+
+@given(ANSWERS, ANSWERS)
+def test_a_restored_validation_goes_on_as_if_nothing_had_been(
+    before: list[tuple[float, bool]], after: list[tuple[float, bool]]
+):
+    whole = filled(before + after, 9, chunk=1)
+    first = filled(before, 9, chunk=1)
+    first.take_closed(0, 1)
+    kept = msgspec.msgpack.decode(msgspec.msgpack.encode(first.state()), type=ProgressiveState)
+    second = Progressive(["one"], ["click"], 9)
+    second.restore(kept)
+    for number, (p, y) in enumerate(after, start=len(before)):
+        second.add(np.full((1, 1, 1), p, np.float32), np.array([[y]], np.float32), [number], ["home"])
+    expected = {one.window: one for one in whole.take_closed(0, 1) + whole.take_open(0, 1)}
+    for one in second.take_closed(0, 1) + second.take_open(0, 1):
+        assert one == expected[one.window]
+    assert second.figures() == pytest.approx(whole.figures())
+
+
+def test_an_open_window_is_told_again_only_when_it_grew():
+    progressive = filled([(0.3, True)], 10)
+    assert [one.n for one in progressive.take_open(0, 1)] == [1]
+    assert progressive.take_open(0, 1) == []
+
+
+def test_scenes_and_tasks_have_windows_of_their_own():
+    progressive = Progressive(["one"], ["click", "rating"], 10)
+    labels = np.array([[1, np.nan], [0, 1], [np.nan, np.nan]], dtype=np.float32)
+    progressive.add(np.full((3, 1, 2), 0.5, np.float32), labels, [1, 2, 3], ["home", "news", "home"])
+    found = {(one.task, one.scene): (one.n, one.positives) for one in progressive.take_open(0, 1)}
+    assert found == {("click", "home"): (1, 1), ("click", "news"): (1, 0), ("rating", "news"): (1, 1)}
+
+
+def test_certainty_that_was_wrong_costs_much_but_not_everything():
+    progressive = filled([(0.0, True), (1.0, False)], 10)
+    assert 20 < progressive.take_open(0, 1)[0].log_loss_sum < 40
