@@ -67,6 +67,8 @@ class OnlineModel:
 
     def score(self, user: UserSide, items: Side, stats: NDArray[np.float32], task: int) -> NDArray[np.float32]:
         """Probabilities f32[C] of the task for the items' keys (C rows) with their stats of now, f32[C, 6]."""
+        if not items.rows:
+            return np.empty(0, dtype=np.float32)
         dense = dense_features(user.dense, item_features(stats), np.full(items.rows, self._position))
         return self._scorer.score_request(user.rows, self._rows(items), dense)[:, task]
 

@@ -8,6 +8,7 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from serving.pipeline.ranking import popularity, shown
+from serving.shared.catalogue import Catalogue
 from serving.shared.mirror import Mirror
 
 _EVERY_MS = 250
@@ -19,7 +20,7 @@ class Order(Struct, frozen=True):
     """Slots of the catalogue: `popular` best first, `cold` only hardly shown ones, least shown and newest first."""
 
     made_at: int
-    incarnation: int
+    catalogue: Catalogue
     popular: NDArray[np.int64]
     cold: NDArray[np.int64]
 
@@ -32,9 +33,9 @@ class Orders:
         self._made: dict[str, Order] = {}
 
     def of(self, arm: str, now_ms: int) -> Order:
-        """The arm's order, at most 250 ms old."""
+        """The arm's order, at most 250 ms old and of this very catalogue."""
         known = self._made.get(arm)
-        if known is None or known.incarnation != self._mirror.catalogue.incarnation or self._old(known, now_ms):
+        if known is None or known.catalogue is not self._mirror.catalogue or self._old(known, now_ms):
             known = self._made[arm] = self._make(arm, now_ms)
         return known
 
@@ -49,7 +50,7 @@ class Orders:
         cold = np.flatnonzero(seen < _COLD_BELOW)
         return Order(
             made_at=now_ms,
-            incarnation=catalogue.incarnation,
+            catalogue=catalogue,
             popular=np.argsort(-popularity(stats), kind="stable"),
             # The last slots are the newest items.
             cold=cold[np.lexsort((-cold, seen[cold]))],

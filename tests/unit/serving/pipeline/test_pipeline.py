@@ -1,0 +1,258 @@
+"""The whole pipeline on a mirror as the replica writes it."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from features.online import UserRow
+from online_learning.models.dense_features import dense_features, item_features, raw_user, user_features
+from online_learning.models.fields import FieldEncoder
+from online_learning.models.scorer import Scorer
+from online_learning.settings import LearningSettings
+from serving.pipeline.pipeline import Answer, Pipeline
+from serving.pipeline.request import KnownContext, Request
+from serving.replica.item_vectors import pooled_rows
+from serving.settings import PipelineSettings, ServingSettings
+from serving.shared.mirror import Mirror
+from streams.records import ArmDefinition, Experiment, UsedFeatures
+from streams.settings import StreamsSettings
+from tests.serving_world import World, items
+
+NOW = 1_700_000_000_000
+TASKS = StreamsSettings().tasks
+
+
+def settings(**pipeline: Any) -> ServingSettings:
+    return ServingSettings(learning=LearningSettings(tasks=TASKS), pipeline=PipelineSettings(**pipeline))
+
+
+def only(policy: str, name: str = "test") -> Experiment:
+    """An experiment in which everybody has the arm `policy`."""
+    return Experiment(name=name, control=policy, arms=[ArmDefinition(name=policy, policy=policy)])
+
+
+def request(user: str = "u1", n: int = 5, ts: int = NOW, **context: Any) -> Request:
+    return Request(request_id="r1", ts=ts, user=user, n=n, context=KnownContext(**context))
+
+
+class Serving:
+    """A world and the pipeline that reads it."""
+
+    def __init__(self, folder: Path, **pipeline: Any) -> None:
+        self.settings = settings(**pipeline)
+        self.world = World(folder, self.settings)
+        self.rows: dict[str, UserRow] = {}
+        self.pipeline = Pipeline(self.settings, Mirror(folder), self.rows.get, np.random.default_rng(3))
+
+    def answer(self, *args: Any, **kwargs: Any) -> Answer:
+        return self.pipeline.answer(request(*args, **kwargs))
+
+
+@pytest.fixture
+def serving(tmp_path: Path) -> Serving:
+    """40 items in two scenes, a trained model, no exploration."""
+    serving = Serving(tmp_path, explore=0.0)
+    serving.world.put_items(items(40, scenes=("home", "search")))
+    serving.world.put_user("u1")
+    serving.world.put_dense(version=7)
+    serving.world.publish(sequence=12, learned={0: 100, 1: 90})
+    return serving
+
+
+def test_before_the_replica_has_written_anything_the_answer_is_empty(tmp_path: Path) -> None:
+    mirror = Mirror(tmp_path / "not there yet")
+    pipeline = Pipeline(settings(), mirror, lambda _: None, np.random.default_rng(0))
+    answer = pipeline.answer(request())
+    assert (answer.items, answer.impression) == ([], None)
+    assert answer.versions.fallback
+
+
+def test_the_replica_may_come_after_the_server(tmp_path: Path) -> None:
+    serving = Serving(tmp_path / "later")
+    assert serving.answer().items == []
+    serving.world.put_items(items(10))
+    serving.world.publish()
+    assert len(serving.answer().items) == 5
+
+
+def test_without_a_published_model_popularity_answers_and_says_so(tmp_path: Path) -> None:
+    serving = Serving(tmp_path, explore=0.0)
+    serving.world.put_items(items(10))
+    for k in range(10):
+        serving.world.put_stats(f"i{k}", "", 100, {3: 60, 8: 40}.get(k, 10), NOW)
+    serving.world.publish()
+    answer = serving.answer(n=2)
+    assert answer.items == ["i3", "i8"]
+    assert answer.versions.policy == "popularity"
+    assert "no dense parameters" in answer.versions.fallback
+
+
+def test_the_online_arm_shows_what_the_model_gives_the_highest_probability(serving: Serving, tmp_path: Path) -> None:
+    recent = UsedFeatures("user_stats", 4, NOW - 10, {"recent_items": ["i1"], "actions_1d": 3.0})
+    serving.rows["u1"] = UserRow(stats=recent, attributes={"segment": "s"})
+    answer = serving.answer(n=10)
+
+    # The same by hand over all items: encode, look up, score, sort.
+    mirror = Mirror(tmp_path)
+    encoder = FieldEncoder(serving.settings.learning.model, mirror.catalogue.item)
+    scorer = Scorer(serving.settings.learning.model, len(TASKS))
+    scorer.load(mirror.dense().parameters)
+    user = pooled_rows(mirror.table, encoder.encode_user("u1", {"segment": "s"}, ["i1"]))  # type: ignore[arg-type]
+    rows = pooled_rows(mirror.table, encoder.encode_items(mirror.catalogue.ids))  # type: ignore[arg-type]
+    stats = np.full((40, 6), np.nan, np.float32)
+    about_user = user_features(np.array([raw_user(recent.values)]), float(NOW))
+    dense = dense_features(about_user, item_features(stats), np.zeros(40, np.int64))
+    clicks = scorer.score_request(user, rows, dense)[:, 0]
+
+    best = np.argsort(-clicks)[:10]
+    assert answer.items == [f"i{k}" for k in best]
+    assert answer.scores == pytest.approx(clicks[best].tolist(), rel=1e-5)
+    assert answer.versions.policy == "online"
+    assert answer.versions.fallback == ""
+
+
+def test_an_unknown_user_gets_a_full_list(serving: Serving) -> None:
+    assert len(set(serving.answer(user="never seen", n=20).items)) == 20
+
+
+def test_a_scene_shows_its_own_items_and_an_unknown_one_none(serving: Serving) -> None:
+    shown = serving.answer(n=40, scene="search").items
+    assert sorted(shown) == sorted(f"i{k}" for k in range(1, 40, 2))
+    assert serving.answer(scene="nowhere").items == []
+
+
+def test_excluded_and_unavailable_items_are_never_shown(serving: Serving) -> None:
+    gone = msgspec.structs.replace(items(1)[0], item="i4", available=False)
+    serving.world.put_items([gone])
+    serving.world.publish()
+    shown = serving.answer(n=40, exclude=["i0", "i1", "unknown"]).items
+    assert len(shown) == 37
+    assert not {"i0", "i1", "i4"} & set(shown)
+
+
+def test_an_item_that_was_just_added_can_be_shown(serving: Serving) -> None:
+    serving.answer()
+    new = msgspec.structs.replace(items(1)[0], item="new", scene="new scene")
+    serving.world.put_items([new])
+    serving.world.publish()
+    assert serving.answer(scene="new scene").items == ["new"]
+
+
+def test_an_arm_ranks_by_its_own_counts_and_the_organic_ones(tmp_path: Path) -> None:
+    serving = Serving(tmp_path, explore=0.0)
+    serving.world.put_items(items(3))
+    serving.world.put_stats("i0", "popularity", 100, 10, NOW)
+    serving.world.put_stats("i0", "online", 100, 90, NOW)
+    serving.world.put_stats("i1", "popularity", 100, 20, NOW)
+    serving.world.put_stats("i2", "popularity", 100, 10, NOW)
+    serving.world.put_stats("i2", "", 100, 90, NOW)
+    serving.world.put_experiments(only("popularity"))
+    serving.world.publish()
+    answer = serving.answer()
+    assert answer.items == ["i2", "i1", "i0"]
+    assert answer.versions.arms == {"test": "popularity"}
+
+
+def test_an_arm_whose_policy_is_unknown_answers_by_popularity_and_says_so(serving: Serving) -> None:
+    serving.world.put_experiments(only("typo"))
+    serving.world.publish()
+    answer = serving.answer()
+    assert len(answer.items) == 5
+    assert answer.versions.policy == "popularity"
+    assert "'typo' is unknown" in answer.versions.fallback
+
+
+def test_an_experiment_of_another_scene_or_an_ended_one_does_not_decide(serving: Serving) -> None:
+    elsewhere = msgspec.structs.replace(only("popularity", "a"), scene="search")
+    ended = msgspec.structs.replace(only("popularity", "b"), active=False)
+    serving.world.put_experiments(elsewhere, ended)
+    serving.world.publish()
+    assert serving.answer(scene="home").versions.arms == {}
+    assert serving.answer(scene="home").versions.policy == "online"
+    assert serving.answer(scene="search").versions.arms == {"a": "popularity"}
+
+
+def test_the_random_policy_gives_every_item_the_same_chance(serving: Serving) -> None:
+    serving.world.put_experiments(only("random"))
+    serving.world.publish()
+    impression = serving.answer(n=3).impression
+    assert impression is not None
+    assert [slot.propensity for slot in impression.items] == pytest.approx([1 / 40, 1 / 39, 1 / 38])
+    seen = {serving.answer(n=1).items[0] for _ in range(600)}
+    assert len(seen) == 40
+
+
+def test_cold_items_are_explored_and_every_slot_has_its_propensity(tmp_path: Path) -> None:
+    serving = Serving(tmp_path, explore=0.5, explore_pool=10, retrieve=10)
+    serving.world.put_items(items(60))
+    for k in range(50):
+        serving.world.put_stats(f"i{k}", "", 1_000, 500 - k, NOW)
+    serving.world.put_experiments(only("popularity"))
+    serving.world.publish()
+    first: dict[str, float] = {}
+    shown: dict[str, int] = {}
+    for _ in range(3_000):
+        impression = serving.answer(n=1).impression
+        assert impression is not None
+        slot = impression.items[0]
+        first[slot.item] = slot.propensity
+        shown[slot.item] = shown.get(slot.item, 0) + 1
+    assert first["i0"] == pytest.approx(0.5 + 0.5 / 10)
+    assert set(first) == {f"i{k}" for k in (0, 1, 2, 3, 4, 55, 56, 57, 58, 59)}, "half the pool is cold, newest first"
+    assert sum(first.values()) == pytest.approx(1.0)
+    for item, p in first.items():
+        assert shown[item] / 3_000 == pytest.approx(p, abs=5 * (p * (1 - p) / 3_000) ** 0.5)
+
+
+def test_the_answer_claims_what_the_tables_held_before_they_were_read(serving: Serving) -> None:
+    versions = serving.answer().versions
+    assert (versions.epoch, versions.dense, versions.sparse) == (1, 7, {"sparse": 12})
+    assert versions.learned == {0: 100, 1: 90}
+
+
+def test_the_impression_explains_the_answer(serving: Serving) -> None:
+    stats = UsedFeatures("user_stats", 4, NOW - 10, {"recent_items": [], "actions_1d": 3.0})
+    serving.rows["u1"] = UserRow(stats=stats)
+    serving.world.put_experiments(only("online"))
+    for k in range(40):
+        serving.world.put_stats(f"i{k}", "online", 10.0 * k, float(k), NOW - 5_000)
+    serving.world.publish(sequence=13)
+    answer = serving.answer(n=5, scene="home", session="s1")
+    impression = answer.impression
+    assert impression is not None
+    assert (impression.request_id, impression.user, impression.ts) == ("r1", "u1", NOW)
+    assert (impression.scene, impression.session, impression.policy) == ("home", "s1", "online")
+    assert [(a.experiment, a.arm, a.unit) for a in impression.arms] == [("test", "online", "u1")]
+    assert impression.model.sparse == {"sparse": 13}
+    assert impression.user_features == stats
+    assert [slot.item for slot in impression.items] == answer.items
+    assert [slot.position for slot in impression.items] == list(range(5))
+    for slot in impression.items:
+        assert slot.features[2] == pytest.approx(10.0 * int(slot.item[1:]), rel=1e-3)
+        assert slot.features_at == NOW - 5_000
+        assert slot.source
+    others = [candidate.item for candidate in impression.candidates]
+    assert len(others) == serving.settings.pipeline.logged_candidates
+    assert not set(others) & set(answer.items)
+
+
+def test_a_scene_can_be_ranked_by_a_task_of_its_own(tmp_path: Path) -> None:
+    serving = Serving(tmp_path, explore=0.0, rank_by_scene={"search": "rating"})
+    serving.world.put_items(items(40, scenes=("search",)))
+    serving.world.put_dense()
+    serving.world.publish()
+    assert serving.answer(n=40, scene="search").items != serving.answer(n=40).items
+
+
+def test_a_replica_that_starts_anew_is_followed(serving: Serving, tmp_path: Path) -> None:
+    serving.answer()
+    anew = World(tmp_path, serving.settings, seed=5, incarnation=2)
+    anew.put_items([msgspec.structs.replace(item, item=f"other-{item.item}") for item in items(8)])
+    anew.put_dense(version=8)
+    anew.publish(sequence=99)
+    answer = serving.answer(n=20)
+    assert sorted(answer.items) == sorted(f"other-i{k}" for k in range(8))
+    assert answer.versions.sparse == {"sparse": 99}
