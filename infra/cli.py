@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.live import Live
 
 from infra import settings as settings_module
+from infra.ab import ab
+from infra.inputs import replay, simulate
 from infra.settings import Settings, SettingsError
 
 app = typer.Typer(
@@ -216,6 +218,11 @@ def logs(
             for chunk in log_files.follow(path, going=lambda: True):
                 sys.stdout.buffer.write(chunk)
                 sys.stdout.buffer.flush()
+
+
+app.command()(replay)
+app.command()(simulate)
+app.command()(ab)
 
 
 def main() -> None:
