@@ -31,7 +31,7 @@ from online_learning.table.index import (
     tag_of,
 )
 from online_learning.table.intrinsics import prefetch
-from online_learning.table.memory import reserve
+from online_learning.table.memory import Ahead, reserve
 from online_learning.table.workers import Workers
 
 # Flags of a slot, u8.
@@ -42,6 +42,9 @@ UNSAVED = 8  # changed since the last snapshot
 PROTECTED = 16  # in the batch being inserted: not to be evicted under it
 
 SLOTS_PER_BLOCK = 64
+
+# Of the index's load: a doubling begins at 0.75, and its memory should be there by then.
+DOUBLING_NEAR = 0.7
 
 # Places in the directory's counters, i64 [5].
 NEXT, FREE, ROWS, LIMIT, UNADMITTED = 0, 1, 2, 3, 4
@@ -230,6 +233,7 @@ class Directory:
         self.counters[LIMIT] = limit
         self._free: NDArray[np.uint32] = reserve(reserved, np.uint32)
         self._cursor = 0
+        self._doubling = 0
 
     def __len__(self) -> int:
         return int(self.counters[ROWS])
@@ -331,6 +335,18 @@ class Directory:
         """(keys, versions, marks) u64 [n] of slots; marks hold last seen, count and space."""
         words = self.headers.reshape(-1, HEADER_WORDS)[slots]
         return words[:, 0].copy(), words[:, 1].copy(), words[:, 2].copy()
+
+    def keep_ahead(self, ahead: Ahead) -> None:
+        """Have the memory of headers and flags kept ahead of the rows."""
+        ahead.add(self.headers, HEADER_WORDS)
+        ahead.add(self.flags, 1)
+
+    def keep_index_ahead(self, ahead: Ahead) -> None:
+        """Shortly before a doubling begins, have the memory that it will fill made ready."""
+        capacity = SEGMENT << int(self.index_state[LEVEL])
+        if self._doubling < capacity and self.index_state[USED] > DOUBLING_NEAR * capacity > Ahead.SMALLEST:
+            self._doubling = capacity
+            ahead.soon(self.entries, capacity, 2 * capacity)
 
     @property
     def index_bytes(self) -> int:

@@ -29,8 +29,10 @@ MAX_LEVEL = 20
 LEVEL, SPLIT, USED = 0, 1, 2
 HEADER_WORDS = 3
 
+AHEAD = 16
+"""Keys between asking for a cache line and reading it: what a core can have in flight. A power of two."""
 BLOCK = 32
-"""Keys whose cache lines are asked for together: more than a core can have in flight, few enough to stay in L1."""
+"""Keys of an insertion whose lines are asked for together; what was asked for must still be in L1 when it is read."""
 
 
 def levels_for(rows: int) -> int:
@@ -95,27 +97,31 @@ def candidate(entries, tag, base):  # type: ignore[no-untyped-def]
 @njit(cache=True, nogil=True)
 def find_range(entries, state, headers, seed, keys, slots, begin, end):  # type: ignore[no-untyped-def]
     """slots[begin:end] = slots of keys[begin:end], -1 where absent."""
+    # A pipeline of three stages, AHEAD keys apart: ask for the entry; read it and ask for the header; compare the key.
     level, split = state[LEVEL], state[SPLIT]
-    tags = np.empty(BLOCK, np.uint64)
-    bases = np.empty(BLOCK, np.int64)
-    for start in range(begin, end, BLOCK):
-        size = min(BLOCK, end - start)
-        for i in range(size):
-            tag = tag_of(keys[start + i], seed)
-            base = segment_base(tag, level, split)
-            tags[i] = tag
-            bases[i] = base
-            prefetch(entries, base + (np.int64(tag) & (SEGMENT - 1)))
-        for i in range(size):
-            slot = candidate(entries, tags[i], bases[i])
-            slots[start + i] = slot
+    tags = np.empty(2 * AHEAD, np.uint64)
+    bases = np.empty(2 * AHEAD, np.int64)
+    for i in range(begin, end + 2 * AHEAD):
+        third = i - 2 * AHEAD
+        if third >= begin:
+            slot = slots[third]
+            if slot >= 0 and headers[slot * HEADER_WORDS] != keys[third]:
+                place = third & (2 * AHEAD - 1)
+                slots[third], _ = probe(entries, headers, keys[third], tags[place], bases[place])
+        second = i - AHEAD
+        if begin <= second < end:
+            place = second & (2 * AHEAD - 1)
+            slot = candidate(entries, tags[place], bases[place])
+            slots[second] = slot
             if slot >= 0:
                 prefetch(headers, slot * HEADER_WORDS)
-        for i in range(size):
-            slot = slots[start + i]
-            if slot >= 0 and headers[slot * HEADER_WORDS] != keys[start + i]:
-                found, _ = probe(entries, headers, keys[start + i], tags[i], bases[i])
-                slots[start + i] = found
+        if i < end:
+            place = i & (2 * AHEAD - 1)
+            tag = tag_of(keys[i], seed)
+            base = segment_base(tag, level, split)
+            tags[place] = tag
+            bases[place] = base
+            prefetch(entries, base + (np.int64(tag) & (SEGMENT - 1)))
 
 
 @njit(cache=True, nogil=True)

@@ -1,7 +1,9 @@
 """Address space that is reserved once and filled slab by slab, so that nothing in it ever moves."""
 
+import ctypes
 import mmap
 import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -34,3 +36,60 @@ def reserve(length: int, dtype: Any, *, huge_pages: bool = True) -> NDArray[Any]
     # Cache-line (indeed huge-page) alignment: an embedding of 32 floats then spans two lines, not three.
     skip = -whole.ctypes.data % HUGE_PAGE_BYTES
     return whole[skip : skip + max(length, 1) * kind.itemsize].view(kind)
+
+
+MADV_POPULATE_WRITE = 23
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+
+
+def populate(array: NDArray[Any], begin: int, end: int) -> None:
+    """Give memory to elements [begin, end) of a reservation now, without changing them.
+
+    The first write to a huge page waits for the kernel to find and zero it, milliseconds on a busy or virtual
+    machine. A kernel before 5.14 cannot do it ahead; then that wait stays where it was.
+    """
+    address, size = array.ctypes.data, array.itemsize
+    first = address + begin * size & -mmap.PAGESIZE
+    last = min(address + end * size, address + array.nbytes)
+    if last > first:
+        _libc.madvise(first, last - first, MADV_POPULATE_WRITE)
+
+
+class Ahead:
+    """Keeps the pages that growing arrays will need next in memory, by a thread of its own.
+
+    `add(array, per_row)`: an array of which a table takes `per_row` elements for every row. Small tables are left
+    alone: for them a page is cheap, and memory ahead of use would be most of what they take.
+    """
+
+    SMALLEST = 1 << 16
+    SHARE = 16
+
+    def __init__(self) -> None:
+        self._arrays: list[tuple[NDArray[Any], int]] = []
+        self._rows = 0
+        self._pool: ThreadPoolExecutor | None = None
+        self._owner = 0
+
+    def add(self, array: NDArray[Any], per_row: int) -> None:
+        """Have an array kept ahead, `per_row` elements a row."""
+        if per_row:
+            self._arrays.append((array, per_row))
+
+    def reached(self, rows: int) -> None:
+        """The table now uses `rows` rows; returns at once."""
+        if rows < self.SMALLEST:
+            return
+        step = max(self.SMALLEST, rows // self.SHARE)
+        if rows + step // 2 > self._rows:
+            begin, self._rows = max(rows, self._rows), rows + step
+            for array, per_row in self._arrays:
+                self.soon(array, begin * per_row, self._rows * per_row)
+
+    def soon(self, array: NDArray[Any], begin: int, end: int) -> None:
+        """Populate elements [begin, end) of an array in the background."""
+        if self._pool is None or self._owner != os.getpid():
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix="table-memory")
+            self._owner = os.getpid()
+        self._pool.submit(populate, array, begin, end)

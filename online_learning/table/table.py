@@ -23,6 +23,7 @@ from online_learning.table.arguments import (
     as_slots,
     as_spaces,
 )
+from online_learning.table.buffers import Buffers
 from online_learning.table.digest import Encoding, digest_rows
 from online_learning.table.directory import (
     IN_FLIGHT,
@@ -38,7 +39,7 @@ from online_learning.table.directory import (
 )
 from online_learning.table.index import HEADER_WORDS, MAX_LOAD, probe_histogram
 from online_learning.table.keys import collision_bound
-from online_learning.table.memory import physical_bytes
+from online_learning.table.memory import Ahead, physical_bytes
 from online_learning.table.optimizers import Optimizer
 from online_learning.table.rows import NORMAL, UNIFORM, ZEROS, Rows, initialise_range, spread_range
 from online_learning.table.settings import (
@@ -97,6 +98,11 @@ class Table:
         self._tombstones = Directory(max(reserved, 1 << 20), max(reserved, 1 << 20), self.seed)
         self._rows = Rows(reserved, settings.dim, self.optimizer.width)
         self._workers = Workers(settings.threads)
+        self._buffers = Buffers()
+        self._ahead = Ahead()
+        self._directory.keep_ahead(self._ahead)
+        self._ahead.add(self._rows.flat_values, settings.dim)
+        self._ahead.add(self._rows.flat_state, self.optimizer.width)
         counting = settings.admission.policy is AdmissionPolicy.COUNT
         sketch_length = admission.SKETCH_ROWS * (settings.admission.counters if counting else 1)
         self._sketch = np.zeros(sketch_length, np.uint16)
@@ -125,7 +131,7 @@ class Table:
         """Rows f32 [n, dim] of slots i64 [n]. A slot of -1 gives zeros: `slots >= 0` tells which are rows."""
         slots = as_slots(slots, self._directory.slots_used)
         if out is None:
-            out = np.empty((len(slots), self.dim), np.float32)
+            out = self._buffers.take(len(slots), self.dim)
         self._rows.gather(slots, out, self._workers)
         return out
 
@@ -181,6 +187,8 @@ class Table:
         if len(created):
             self._initialise(slots[created], keys[created], None if initial is None else initial[created])
             self._revive(keys[created])
+            self._ahead.reached(self._directory.slots_used)
+            self._directory.keep_index_ahead(self._ahead)
         return slots
 
     def apply_gradients(
