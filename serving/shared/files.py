@@ -5,6 +5,7 @@ import errno
 import fcntl
 import mmap
 import os
+import struct
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 Words = NDArray[np.uint64]
 
 PAGE_BYTES: Final = 4096
+LOCK: Final = "lock"
 
 
 class SharedMemoryFull(RuntimeError):
@@ -24,19 +26,38 @@ class AlreadyRunning(RuntimeError):
     """Another process writes this folder."""
 
 
+# struct flock of 64-bit Linux: type, whence, start, length, process.
+_FLOCK: Final = struct.Struct("hhqqi4x")
+
+
 def lock_folder(folder: Path) -> int:
     """Makes this process the folder's only writer, for as long as the returned descriptor is open.
 
-    Kafka's kind of fencing is not needed here: the kernel drops the lock with the process. Raises AlreadyRunning.
+    The kernel drops the lock with the process, also after kill -9, and it holds across containers that share the
+    folder. Raises AlreadyRunning.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    held = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    held = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.fcntl(held, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
     except OSError as error:
         os.close(held)
         raise AlreadyRunning(f"{folder}: another replica writes here") from error
     return held
+
+
+def has_writer(folder: Path) -> bool:
+    """Whether a process that called `lock_folder` lives."""
+    try:
+        asked = os.open(folder / LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        # A reader that may not even write here cannot ask; better wait than take a live writer for a dead one.
+        return (folder / LOCK).exists()
+    try:
+        answer = fcntl.fcntl(asked, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
+    finally:
+        os.close(asked)
+    return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
 
 
 class NewFile:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from online_learning.table.digest import Encoding, digest_rows
 from serving.shared import table_kernels as kernels
-from serving.shared.files import PAGE_BYTES, NewFile, Words, map_read
+from serving.shared.files import PAGE_BYTES, NewFile, Words, has_writer, map_read
 from serving.shared.head import File, HeadReader, HeadWriter, Lineage
 
 Keys = NDArray[np.uint64]
@@ -25,9 +25,11 @@ SMALLEST_ROWS: Final = 4096
 _MAX_LOAD: Final = 0.6
 _PAGE_WORDS = PAGE_BYTES // 8
 _CHUNK = 1 << 14
-# A row is held for nanoseconds by a live writer. One killed in the middle leaves it so until its successor has built
-# the next generation; until then the row counts as absent, and is never read half written.
-_BUSY_S: Final = 0.005
+# A row is held for nanoseconds, or while a writer that holds it waits for a processor. A writer killed in the middle
+# leaves it so until its successor has built the next generation: until then the row counts as absent, and is never
+# read half written. A writer that lives but stands still (stopped, swapped out) is not waited for without end.
+_ASK_AFTER_S: Final = 0.005
+_GIVE_UP_S: Final = 1.0
 
 
 class _Shape(msgspec.Struct, frozen=True):
@@ -88,7 +90,7 @@ class SharedTableWriter:
         return self._views.shape.words * 8
 
     def apply(self, keys: Keys, spaces: NDArray[np.uint16], values: Rows) -> None:
-        """Writes rows f32 [n, width] of keys u64 [n], none 0; of equal keys the last. Raises SharedMemoryFull."""
+        """Writes rows f32 [n, width] of keys u64 [n] (0 is no key); of equal keys the last. Raises SharedMemoryFull."""
         if values.shape != (len(keys), self.width):
             raise ValueError(f"rows have shape {values.shape}, must be {(len(keys), self.width)}")
         self._make_room(len(keys))
@@ -117,7 +119,7 @@ class SharedTableWriter:
 
     def lookup(self, keys: Keys) -> tuple[Rows, NDArray[np.bool_]]:
         """As the reader's."""
-        return _lookup(self._views, keys)
+        return _lookup(self._views, keys, self._head.folder)
 
     def _begin(self, shape: _Shape) -> None:
         self._file = NewFile(self._head.next_path(File.TABLE), shape.words * 8)
@@ -175,7 +177,7 @@ class SharedTableReader:
         self._map()
         if self._views is None:
             return np.zeros((len(keys), 0), np.float32), np.zeros(len(keys), np.bool_)
-        return _lookup(self._views, keys)
+        return _lookup(self._views, keys, self._head.folder)
 
     def lineage(self) -> Lineage:
         """What the rows contain; read it before the lookup, which then contains at least this."""
@@ -213,23 +215,23 @@ class SharedTableReader:
             self._generation = current
 
 
-def _lookup(view: _Views, keys: Keys) -> tuple[Rows, NDArray[np.bool_]]:
+def _lookup(view: _Views, keys: Keys, folder: Path) -> tuple[Rows, NDArray[np.bool_]]:
     plain = _owned(keys, np.uint64)
     out = np.empty((len(plain), view.shape.width), np.float32)
     found = np.empty(len(plain), np.uint8)
-    given_up_s = 0.0
-    busy = kernels.lookup(
-        view.index, view.mask, view.rows, view.floats, view.stride, view.shape.width, plain, out, found, False
-    )
-    while busy:
-        now_s = time.monotonic()
-        given_up_s = given_up_s or now_s + _BUSY_S
-        if now_s > given_up_s:
-            break
-        time.sleep(0)
-        busy = kernels.lookup(
-            view.index, view.mask, view.rows, view.floats, view.stride, view.shape.width, plain, out, found, True
-        )
+
+    def look(only_busy: bool) -> int:
+        index, rows, floats, width = view.index, view.rows, view.floats, view.shape.width
+        args = (index, view.mask, rows, floats, view.stride, width, plain, out, found, only_busy)
+        return int(kernels.lookup(*args))
+
+    if look(False):
+        begun_s = time.monotonic()
+        while look(True):
+            waited_s = time.monotonic() - begun_s
+            if waited_s > _GIVE_UP_S or (waited_s > _ASK_AFTER_S and not has_writer(folder)):
+                break
+            time.sleep(0)
     return out, found == kernels.PRESENT
 
 

@@ -109,6 +109,8 @@ def upsert(index, mask, rows, floats, stride, state, free, keys, spaces, values)
     """Writes rows; there must be room for all. A new key is published last, when its row is whole."""
     for i in range(keys.shape[0]):
         key = keys[i]
+        if key == np.uint64(0):
+            continue
         place, there = _slot(index, mask, key)
         if there:
             row = np.int64(index[place + 1]) - 1
@@ -134,7 +136,8 @@ def remove(index, mask, rows, stride, state, free, keys):  # type: ignore[no-unt
     gone = 0
     for i in range(keys.shape[0]):
         place, there = _slot(index, mask, keys[i])
-        if not there:
+        # Key 0 is what an empty place looks like.
+        if not there or keys[i] == np.uint64(0):
             continue
         row = np.int64(index[place + 1]) - 1
         base = row * stride
