@@ -1,0 +1,200 @@
+"""The learners: all predict before any learns, nothing counts twice, and a restored one goes on bit for bit."""
+
+import msgspec
+import numpy as np
+
+from online_learning.catalogue import Catalogue
+from online_learning.learner import OnlineLearner
+from online_learning.learners import Learners
+from online_learning.settings import LearningSettings, ModelSettings, TrainerSettings
+from online_learning.state import TrainerState
+from online_learning.table.version import pack_version
+from streams.records import (
+    SCHEMA_VERSION,
+    Assignment,
+    Example,
+    Impression,
+    Item,
+    Label,
+    LabelState,
+    Shown,
+    User,
+)
+from streams.settings import TaskSettings
+
+SETTINGS = LearningSettings(
+    tasks=(TaskSettings(name="click", shown_is_negative=True), TaskSettings(name="rating")),
+    model=ModelSettings(dim=4, hidden=(8,)),
+    trainer=TrainerSettings(validation_window=10, remembered_examples=1000),
+)
+OURS = [Assignment("e", "online", "user", "u", 1, "full")]
+THEIRS = [Assignment("e", "popularity", "user", "u", 1, "full")]
+
+
+def learners(settings: LearningSettings = SETTINGS) -> Learners:
+    catalogue = Catalogue()
+    for number in range(20):
+        item = Item(item=f"i{number}", attributes={"category": f"c{number % 3}"})
+        catalogue.put_item(item.item, item)
+    for number in range(5):
+        catalogue.put_user(f"u{number}", User(user=f"u{number}", attributes={"segment": "s"}))
+    return Learners(settings, catalogue)
+
+
+def impression(number: int, items: int = 4, arms: list[Assignment] = OURS) -> Impression:
+    shown = [Shown(f"i{(number + k) % 20}", k, 0.0, 1.0, "s", False) for k in range(items)]
+    return Impression(SCHEMA_VERSION, f"r{number}", number, f"u{number % 5}", shown, arms=arms, scene="home")
+
+
+def example(number: int, position: int, click: float | None, /, **more: object) -> Example:
+    labels = {"click": Label(LabelState.PENDING) if click is None else Label(LabelState.OBSERVED, click)}
+    known = {
+        "v": SCHEMA_VERSION,
+        "example_id": f"r{number}/{position}",
+        "revision": 0,
+        "ts": number,
+        "user": f"u{number % 5}",
+        "item": f"i{(number + position) % 20}",
+        "request_id": f"r{number}",
+        "position": position,
+        "arms": OURS,
+        "scene": "home",
+    }
+    return Example(**{**known, "labels": labels, **more})
+
+
+def learn(these: Learners, *examples: Example, step: int = 1) -> None:
+    these.learn(list(examples), 1_000 * step, pack_version(1, step))
+
+
+def test_an_example_is_scored_by_what_was_said_at_first_sight():
+    one, other = learners(), learners()
+    one.see([impression(0)])
+    for step in range(30):
+        learn(one, example(100 + step, 0, 1.0, item="i0", user="u0"), step=step + 1)
+        learn(other, example(100 + step, 0, 1.0, item="i0", user="u0"), step=step + 1)
+    learn(one, example(0, 0, 1.0), step=50)
+    learn(other, example(0, 0, 1.0), step=50)
+    seen, unseen = (
+        next(w for w in these.progressive.take_closed(0, 1)[::-1] + these.progressive.take_open(0, 1) if w.window == 3)
+        for these in (one, other)
+    )
+    assert seen.n == unseen.n == 1
+    # At first sight nothing was known: half. Thirty clicks later the model is sure.
+    assert seen.prediction_sum == 0.5 < unseen.prediction_sum
+
+
+def test_every_revision_of_a_request_is_validated_and_learned_once():
+    these = learners()
+    these.see([impression(0)])
+    these.see([impression(0)])
+    learn(these, example(0, 1, 1.0))
+    learn(these, example(0, 1, 1.0, revision=1), example(0, 2, 0.0), step=2)
+    assert these.counters.labels == {"click": 2, "rating": 0}
+    assert these.counters.learned == 2
+    assert these.counters.late_predictions == 0
+    assert these.progressive.figures()["validated_click"] == 2
+
+
+def test_a_late_positive_is_learned_as_a_correction_and_not_validated_again():
+    these = learners()
+    these.see([impression(0)])
+    learn(these, example(0, 1, 0.0))
+    learn(these, example(0, 1, 1.0, revision=1, correction=True, negative_emitted=True), step=2)
+    assert these.counters.corrections == 1
+    assert these.counters.labels["click"] == 2
+    assert these.progressive.figures()["validated_click"] == 1
+
+
+def test_an_example_without_its_impression_is_predicted_before_it_is_learned():
+    these = learners()
+    assert these.unseen([example(3, 0, 1.0)])
+    learn(these, example(3, 0, 1.0))
+    assert these.counters.late_predictions == 1
+    assert these.progressive.figures()["validated_click"] == 1
+    assert not these.unseen([example(3, 0, 1.0)])
+
+
+def test_the_other_arms_traffic_teaches_nothing():
+    these = learners()
+    these.see([impression(0, arms=THEIRS)])
+    learn(these, example(0, 0, 1.0, arms=THEIRS))
+    assert not these.unseen([example(0, 0, 1.0, arms=THEIRS)])
+    assert len(these.predictions) == len(these.online.table) == these.counters.learned == 0
+
+
+def test_organic_clicks_are_learned_but_have_no_negatives_to_be_told_from():
+    these = learners()
+    organic = {"organic": True, "request_id": None, "position": -1, "arms": []}
+    learn(these, example(0, 0, 1.0, example_id="e", **organic))
+    labels = {"rating": Label(LabelState.OBSERVED, 0.0)}
+    learn(these, example(0, 0, None, example_id="f", **{**organic, "labels": labels}), step=2)
+    assert these.counters.labels == {"click": 1, "rating": 1}
+    assert "validated_click" not in these.progressive.figures() or these.progressive.figures()["validated_click"] == 0
+    assert these.progressive.figures()["validated_rating"] == 1
+
+
+def test_strangers_without_attributes_features_or_context_are_learned_like_all_others():
+    these = learners()
+    learn(these, example(0, 0, 1.0, user="", item="never heard of", scene="", position=-1, item_features=[1.0]))
+    assert these.counters.learned == 1
+
+
+def test_what_is_remembered_is_bounded_and_the_oldest_goes_first():
+    small = msgspec.structs.replace(SETTINGS, trainer=msgspec.structs.replace(SETTINGS.trainer, remembered_examples=8))
+    these = learners(small)
+    these.see([impression(number) for number in range(5)])
+    assert [name for name, _ in these.predictions.items()] == [f"r{r}/{p}" for r in (3, 4) for p in range(4)]
+    learn(these, example(0, 0, 0.0, revision=2))
+    assert these.counters.learned == 0
+
+
+def traffic(first: int, last: int) -> list[tuple[list[Impression], list[Example]]]:
+    random = np.random.default_rng(first)
+    return [
+        ([impression(n)], [example(n, k, float(random.random() < 0.3)) for k in range(4)]) for n in range(first, last)
+    ]
+
+
+def run(these: Learners, batches: list[tuple[list[Impression], list[Example]]], first: int) -> None:
+    for step, (impressions, examples) in enumerate(batches, start=first):
+        these.see(impressions)
+        these.learn(examples, step, pack_version(1, step))
+
+
+def test_a_restored_trainer_goes_on_bit_for_bit():
+    whole, first, second = learners(), learners(), learners()
+    before, after = traffic(1, 15), traffic(15, 30)
+    run(whole, before + after, 1)
+    run(first, before, 1)
+    kept = msgspec.msgpack.decode(msgspec.msgpack.encode(first.state()), type=TrainerState)
+    online: OnlineLearner = first.online
+    second.online.restore(online.table.snapshot(), online.dense_parameters(), kept.optimizer)
+    second.restore(kept, first.counters)
+    run(second, after, 15)
+    assert second.online.table.digest() == whole.online.table.digest()
+    for name, value in whole.online.dense_parameters().items():
+        np.testing.assert_array_equal(second.online.dense_parameters()[name], value)
+    assert second.progressive.figures() == whole.progressive.figures()
+    assert second.counters == whole.counters
+
+
+def test_an_erased_user_leaves_a_tombstone():
+    these = learners()
+    learn(these, example(0, 0, 1.0))
+    rows = len(these.online.table)
+    these.forget_user("u0", 1, pack_version(1, 2))
+    assert len(these.online.table) == rows - 1
+
+
+def test_all_learners_learn():
+    """User likes category: 2,000 answered items are enough to tell which."""
+    these, random = learners(), np.random.default_rng(0)
+    for number in range(200):
+        these.see([impression(number, 10)])
+        clicks = [float(random.random() < (0.6 if (number + k) % 20 % 3 == number % 5 % 3 else 0.1)) for k in range(10)]
+        these.learn([example(number, k, y) for k, y in enumerate(clicks)], number, pack_version(1, number + 1))
+    figures = these.progressive.figures()
+    assert figures["auc_click_online"] > 0.6
+    assert figures["auc_click_river"] > 0.5
+    assert 0.4 < figures["auc_click_popularity"] < 0.6
