@@ -1,4 +1,4 @@
-"""The commands that bring data in: `freshet replay` and `freshet simulate`."""
+"""The commands that bring data in and time its way: `freshet replay`, `freshet simulate`, `freshet probe`."""
 
 import signal
 import sys
@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -19,6 +19,9 @@ from rich.table import Table
 from infra import settings as settings_module
 from infra.settings import Settings, SettingsError
 from streams.simulation.tally import Snapshot, Tally
+
+if TYPE_CHECKING:
+    from serving.probe import FreshnessReport
 
 out = Console()
 err = Console(stderr=True)
@@ -185,6 +188,64 @@ def run_simulation(
         snapshot = simulation.run(stop, tell)
         sender.flush(60.0)
     return snapshot
+
+
+def probe(
+    count: Annotated[int, typer.Option(min=1, help="How many clicks to follow.")] = 100,
+    scene: Annotated[str, typer.Option(help="Whose items to click on (default: any).")] = "",
+    concurrency: Annotated[int, typer.Option(min=1, help="Users at a time.")] = 4,
+    pause: Annotated[float, typer.Option(min=0.0, help="Seconds between a user's clicks.")] = 0.05,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds after which a click counts as lost.")] = 30.0,
+    config: Config = None,
+    state: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Click as a user and time how long it takes until an answer contains that click."""
+    from serving.probe import NothingToMeasure, Probe
+
+    with reported(), stopped_by_signals() as stop:
+        settings = running_settings(config, state).serving
+        if not settings.triton.grpc:
+            raise SettingsError("`serving.triton.grpc` is empty: run `freshet up`, or name a Triton")
+        try:
+            with (
+                Progress(console=err, transient=True) as bar,
+                Probe(
+                    settings, scene=scene, concurrency=concurrency, pause_s=pause, timeout_s=timeout, stop=stop
+                ) as prober,
+            ):
+                task = bar.add_task("probe", total=count)
+                report = prober.run(count, lambda done: bar.update(task, completed=done))
+        except NothingToMeasure as error:
+            raise SettingsError(str(error)) from error
+        if as_json:
+            _print_json({**freshness_figures(report), "probes": report.probes})
+        else:
+            out.print(freshness_table(report))
+        if report.lost:
+            raise typer.Exit(1)
+
+
+def freshness_figures(report: "FreshnessReport") -> dict[str, float]:
+    """The figures that tables and JSON show, all times in ms."""
+    figures: dict[str, float] = {"count": len(report.probes), "lost": report.lost, "seconds": report.seconds}
+    for stage in ("total", "example", "answer"):
+        for percent in (50, 99, 100):
+            name = f"{stage}_{'max' if percent == 100 else f'p{percent}'}_ms"
+            figures[name] = report.percentile(f"{stage}_ms", percent)
+    return figures
+
+
+def freshness_table(report: "FreshnessReport") -> Table:
+    """p50, p99 and the longest of every stage."""
+    figures = freshness_figures(report)
+    table = Table(title=f"freshness of {len(report.probes)} clicks, {report.lost} lost")
+    for column in ("from the click until", "p50 ms", "p99 ms", "max ms"):
+        table.add_column(column, justify="left" if column.startswith("from") else "right")
+    rows = {"its example is in the log": "example", "an answer contains it": "total", "(that answer alone)": "answer"}
+    for words, stage in rows.items():
+        table.add_row(words, *(f"{figures[f'{stage}_{part}_ms']:.1f}" for part in ("p50", "p99", "max")))
+    return table
 
 
 def _wait_served(items: Callable[[], list[str]], failure: type[Exception], stop: threading.Event) -> None:
