@@ -5,7 +5,8 @@ import binascii
 import gzip
 import hmac
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import lz4.frame
 import msgspec
@@ -116,14 +117,26 @@ def decompress(body: bytes, encoding: str) -> bytes:
             case "" | "identity":
                 return body
             case "lz4":
-                return bytes(lz4.frame.decompress(body))
+                return _all_frames(body, lz4.frame.LZ4FrameDecompressor)
             case "gzip":
                 return gzip.decompress(body)
             case "deflate":
-                return zlib.decompress(body)
+                return _all_frames(body, zlib.decompressobj)
     except (RuntimeError, OSError, EOFError, zlib.error) as error:
         raise _compression(f"the body is not valid {encoding}: {error}") from error
     raise _compression(f"Unknown HTTP content encoding: {encoding}; lz4, gzip and deflate are known")
+
+
+def _all_frames(body: bytes, decompressor: Callable[[], Any]) -> bytes:
+    """Every frame of the body: clients send one per block, and the libraries' `decompress` stops after the first."""
+    parts = []
+    while body:
+        frame = decompressor()
+        parts.append(frame.decompress(body))
+        if not frame.eof:
+            raise EOFError("it ends in the middle of a frame")
+        body = frame.unused_data or b""
+    return b"".join(parts)
 
 
 def compress(body: bytes, accepted: str, arguments: Mapping[str, str]) -> tuple[bytes, str]:
