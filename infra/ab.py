@@ -101,9 +101,12 @@ def reports(settings: Settings, experiment: str | None, since: int | None, confi
     """
     from clickhouse_connect.driver.exceptions import ClickHouseError
 
+    from serving.evaluation.clickhouse import connect
     from serving.evaluation.report import UnknownExperiment, ab, experiments
-    from serving.evaluation.sink import connect
 
+    address = settings.serving.clickhouse.address
+    if not address:
+        raise SettingsError("no ClickHouse is known: run `freshet up`, or set `serving.clickhouse.address`")
     try:
         client = connect(settings.serving.clickhouse)
         try:
@@ -115,7 +118,7 @@ def reports(settings: Settings, experiment: str | None, since: int | None, confi
         finally:
             client.close()
     except (ClickHouseError, UnknownExperiment, ValueError) as error:
-        raise SettingsError(f"{settings.serving.clickhouse.address or 'ClickHouse'}: {error}") from error
+        raise SettingsError(f"{address}: {error}") from error
 
 
 def ab(

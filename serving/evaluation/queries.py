@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from serving.evaluation import schema
+from serving.evaluation import tables
 
 
 class Count(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +33,7 @@ def counts(client: Any) -> dict[str, Count]:
         client: A clickhouse_connect client on the logs' database.
     """
     found = {}
-    for table in schema.LOGS:
+    for table in tables.LOGS:
         slot = f", {table.slot}" if table.slot else ""
         records, rows, distinct = client.query(
             f"SELECT uniqExact(partition, offset), count(), uniqExact(partition, offset{slot}) FROM {table.name}"

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from serving.evaluation import schema
+from serving.evaluation import tables
 from streams import records
 from streams.codec import Unreadable
 
@@ -23,7 +23,7 @@ class Origin(msgspec.Struct, frozen=True):
     offset: int
 
 
-def rows_of(record: Any, origin: Origin) -> Iterator[tuple[schema.Table, Row]]:
+def rows_of(record: Any, origin: Origin) -> Iterator[tuple[tables.Table, Row]]:
     """The rows of one record with the table that each belongs to.
 
     Raises:
@@ -67,7 +67,7 @@ def _model(model: records.ModelVersion) -> Row:
     return (model.epoch, model.dense, model.sparse)
 
 
-def _impression(record: records.Impression, head: Row) -> Iterator[tuple[schema.Table, Row]]:
+def _impression(record: records.Impression, head: Row) -> Iterator[tuple[tables.Table, Row]]:
     request = (record.request_id, record.user, record.session or "", record.scene, record.policy)
     versions = (*_model(record.model), *_arms(record.arms))
     for slot, shown in enumerate(record.items):
@@ -80,19 +80,19 @@ def _impression(record: records.Impression, head: Row) -> Iterator[tuple[schema.
             *(shown.item, shown.position, shown.score, shown.propensity, shown.source, shown.explored),
             *(shown.features, shown.features_at, shown.team or "", *large),
         )
-        yield schema.IMPRESSIONS, row
+        yield tables.IMPRESSIONS, row
 
 
-def _action(record: records.Action, head: Row) -> Iterator[tuple[schema.Table, Row]]:
+def _action(record: records.Action, head: Row) -> Iterator[tuple[tables.Table, Row]]:
     row = (
         *(*head, record.ts, record.received_at, record.event_id, record.user, record.item, record.kind),
         *(record.value, record.request_id or "", record.session or "", record.scene),
         *(_text(record.context), _text(record.extra)),
     )
-    yield schema.ACTIONS, row
+    yield tables.ACTIONS, row
 
 
-def _example(record: records.Example, head: Row) -> Iterator[tuple[schema.Table, Row]]:
+def _example(record: records.Example, head: Row) -> Iterator[tuple[tables.Table, Row]]:
     labels = record.labels.items()
     row = (
         *(*head, record.ts, record.example_id, record.revision, record.user, record.item),
@@ -103,36 +103,36 @@ def _example(record: records.Example, head: Row) -> Iterator[tuple[schema.Table,
         *(_text(record.context), record.negative_rate, record.negative_emitted, record.organic, record.late),
         *(record.correction, record.cause or "", record.kind, record.value),
     )
-    yield schema.EXAMPLES, row
+    yield tables.EXAMPLES, row
 
 
-def _metric(record: records.Metric, head: Row) -> Iterator[tuple[schema.Table, Row]]:
-    yield schema.METRICS, (*head, record.ts, record.process, record.name, record.value, record.labels)
+def _metric(record: records.Metric, head: Row) -> Iterator[tuple[tables.Table, Row]]:
+    yield tables.METRICS, (*head, record.ts, record.process, record.name, record.value, record.labels)
 
 
-def _validation(record: records.Validation, head: Row) -> Iterator[tuple[schema.Table, Row]]:
+def _validation(record: records.Validation, head: Row) -> Iterator[tuple[tables.Table, Row]]:
     row = (
         *(*head, record.ts, record.process, record.learner, record.task, record.scene, record.window),
         *(record.first_ts, record.last_ts, record.n, record.positives, record.log_loss_sum),
         *(record.prediction_sum, record.epoch, record.bins_positive, record.bins_negative),
     )
-    yield schema.VALIDATIONS, row
+    yield tables.VALIDATIONS, row
 
 
-def _dead_letter(record: records.DeadLetter, head: Row) -> Iterator[tuple[schema.Table, Row]]:
+def _dead_letter(record: records.DeadLetter, head: Row) -> Iterator[tuple[tables.Table, Row]]:
     row = (
         *(*head, record.at, record.topic, record.partition, record.offset, record.reason, record.detail),
         *(record.key or b"", record.value or b""),
     )
-    yield schema.DEAD_LETTERS, row
+    yield tables.DEAD_LETTERS, row
 
 
-def _experiment(record: records.Experiment, head: Row) -> Iterator[tuple[schema.Table, Row]]:
+def _experiment(record: records.Experiment, head: Row) -> Iterator[tuple[tables.Table, Row]]:
     # A definition has no time of its own; its version orders it.
-    yield schema.EXPERIMENTS, (*head, 0, record.name, record.version, _text(record))
+    yield tables.EXPERIMENTS, (*head, 0, record.name, record.version, _text(record))
 
 
-_ROWS: Final[dict[type, Callable[[Any, Row], Iterator[tuple[schema.Table, Row]]]]] = {
+_ROWS: Final[dict[type, Callable[[Any, Row], Iterator[tuple[tables.Table, Row]]]]] = {
     records.Impression: _impression,
     records.Action: _action,
     records.Example: _example,

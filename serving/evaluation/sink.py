@@ -16,13 +16,10 @@ once, however late the first one arrives. An insert within one process is repeat
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-import clickhouse_connect
-import msgspec
 from clickhouse_connect.driver.exceptions import (
     ClickHouseError,
     DatabaseError,
@@ -35,12 +32,14 @@ from kafka.errors import KafkaError
 from kafka.structs import OffsetAndMetadata
 from urllib3.exceptions import HTTPError
 
-from serving.evaluation import schema
-from serving.evaluation.rows import Origin, Row, rows_of
-from serving.settings import ClickHouseSettings, ServingSettings
+from serving.evaluation import schema, tables
+from serving.evaluation.batches import BATCH_BYTES, Partition
+from serving.evaluation.clickhouse import connect, insert
+from serving.evaluation.rows import Row
+from serving.settings import ServingSettings
 from streams import topics
-from streams.codec import Unreadable
-from streams.dead_letters import DeadLetters, Reason
+from streams.admin import admin
+from streams.dead_letters import DeadLetters
 from streams.health import Health
 from streams.kafka import BrokerAway, Stopped, assign, backoff, consumer, lag, producer
 from streams.topics import Topic
@@ -60,124 +59,12 @@ SOURCES: Final[dict[str, Topic]] = {
         topics.EXPERIMENTS,
     )
 }
-# Kafka bytes in one batch. Rows take about ten times that in Python, and stay far below the block size
-# (1,048,449 rows, 256 MiB) at which ClickHouse would split an insert into parts that are stored one by one.
-BATCH_BYTES: Final = 8 * 2**20
 _POLL_RECORDS: Final = 5_000
 _PROGRESS_S: Final = 10.0
 
 
 class SinkError(RuntimeError):
     """The sink cannot go on without losing or doubling rows; the message says what must be decided."""
-
-
-class Batch(msgspec.Struct):
-    """Consecutive records of one partition: their rows by table, and those that made none."""
-
-    first: int
-    last: int
-    n_bytes: int = 0
-    rows: dict[str, list[Row]] = {}
-    unreadable: list[tuple[Any, Reason, str]] = []
-
-
-class Partition:
-    """What is read and not yet stored of one partition, as pure bookkeeping.
-
-    Args:
-        topic: The topic of the catalogue.
-        stored: For each table of the topic the offset from which its rows are missing.
-        start: The offset from which to read.
-        cuts: Offsets at which a batch must begin, from an earlier process's intent.
-    """
-
-    def __init__(self, topic: Topic, number: int, stored: dict[str, int], start: int, cuts: frozenset[int]) -> None:
-        self.topic = topic
-        self.number = number
-        self.next_offset = start
-        self.done = start
-        self._stored = stored
-        self._cuts = cuts
-        self.batches: deque[Batch] = deque()
-
-    @property
-    def n_bytes(self) -> int:
-        return sum(batch.n_bytes for batch in self.batches)
-
-    def add(self, record: Any) -> None:
-        """Take the next record (kafka-python's ConsumerRecord)."""
-        if record.offset < self.next_offset:
-            return
-        batch = self._batch_for(record.offset)
-        batch.last = record.offset
-        batch.n_bytes += len(record.value or b"") + len(record.key or b"")
-        self.next_offset = record.offset + 1
-        if record.value is None:
-            # A tombstone deletes a definition, which the log of definitions keeps; elsewhere it is a mistake.
-            if self.topic is not topics.EXPERIMENTS:
-                batch.unreadable.append((record, Reason.EMPTY, "a null value means nothing on this topic"))
-            return
-        try:
-            found = list(
-                rows_of(self.topic.codec.decode(record.value), Origin(self.topic.name, self.number, record.offset))
-            )
-        except Unreadable as error:
-            batch.unreadable.append((record, Reason.UNREADABLE, str(error)))
-            return
-        for table, row in found:
-            if record.offset >= self._stored[table.name]:
-                batch.rows.setdefault(table.name, []).append(row)
-
-    def _batch_for(self, offset: int) -> Batch:
-        newest = self.batches[-1] if self.batches else None
-        crosses = newest is not None and any(newest.last < cut <= offset for cut in self._cuts)
-        if newest is None or crosses or newest.n_bytes >= BATCH_BYTES:
-            newest = Batch(first=offset, last=offset)
-            self.batches.append(newest)
-        return newest
-
-    def finish(self) -> Batch:
-        """Forget the oldest batch, which is stored."""
-        batch = self.batches.popleft()
-        self.done = batch.last + 1
-        return batch
-
-
-def connect(settings: ClickHouseSettings) -> Any:
-    """A clickhouse_connect client for the address in the settings.
-
-    Raises:
-        ValueError: an address that is not host:port.
-    """
-    host, colon, port = settings.address.rpartition(":")
-    if not colon or not port.isdigit():
-        raise ValueError(f"`clickhouse.address` == {settings.address!r}, must be host:port")
-    return clickhouse_connect.get_client(
-        host=host,
-        port=int(port),
-        username=settings.user,
-        password=settings.password,
-        autogenerate_session_id=False,
-    )
-
-
-def insert(client: Any, table: schema.Table, rows: list[Row], token: str, database: str) -> None:
-    """Insert rows in the order of the table's columns; the same token again inserts nothing."""
-    client.insert(
-        table.name,
-        list(zip(*rows, strict=True)),
-        column_names=table.column_names,
-        column_type_names=table.column_types,
-        column_oriented=True,
-        database=database,
-        settings={
-            "insert_deduplication_token": token,
-            # A rollup on top of the table must count the batch once as well.
-            "deduplicate_blocks_in_dependent_materialized_views": 1,
-            # A profile may have turned it on; an acknowledgement must mean stored.
-            "async_insert": 0,
-        },
-    )
 
 
 class Sink:
@@ -204,7 +91,10 @@ class Sink:
         )
         self._producer = producer(settings.kafka, client_id=GROUP, wait_s=float("inf"), stop=stop)
         self._dead_letters = DeadLetters(self._producer)
+        self._cluster: str = self._insist("cluster id", self._cluster_id)
         self._partitions = self._resume()
+        # From the first row on it is known which log the rows are of.
+        self._note_progress()
 
     def run(self) -> None:
         """Read and store until `stop`; what is read by then is stored too if ClickHouse is there."""
@@ -247,7 +137,7 @@ class Sink:
     def _store(self, part: Partition) -> None:
         batch = part.batches[0]
         token = f"{part.topic.name}:{part.number}:{batch.first}:{batch.last}"
-        for table in schema.LOGS:
+        for table in tables.LOGS:
             rows = batch.rows.get(table.name)
             if rows:
                 self._insist(table.name, partial(insert, self._client, table, rows, token, self._database))
@@ -260,9 +150,9 @@ class Sink:
         self._insist("dead letters", lambda: self._producer.flush(timeout_s=30.0))
 
     def _note_progress(self) -> None:
-        rows: list[Row] = [(p.topic.name, p.number, p.done) for p in self._partitions.values()]
-        token = ":".join(str(done) for *_, done in rows)
-        self._insist("progress", lambda: insert(self._client, schema.PROGRESS, rows, token, self._database))
+        rows: list[Row] = [(p.topic.name, p.number, self._cluster, p.done) for p in self._partitions.values()]
+        token = ":".join([self._cluster, *(str(done) for *_, done in rows)])
+        self._insist("progress", lambda: insert(self._client, tables.PROGRESS, rows, token, self._database))
         self._progress_s, self._progress_due = time.monotonic(), False
 
     def _commit(self, positions: dict[TopicPartition, tuple[int, str]]) -> None:
@@ -271,18 +161,19 @@ class Sink:
 
     def _resume(self) -> dict[TopicPartition, Partition]:
         """Where every partition goes on, from ClickHouse alone; the intents only say where to cut."""
+        self._insist("progress", self._check_log)
         stored, noted = self._insist("positions", self._positions)
         found = assign(self._reader, list(SOURCES), wait_s=float("inf"), stop=self._stop)
         ends = self._insist("end offsets", lambda: self._reader.end_offsets(found))
         partitions = {}
         for key in found:
-            tables = [table for table in schema.LOGS if table.topic == key.topic]
-            missing = {t.name: stored.get((t.name, key.topic, key.partition), 0) for t in tables}
+            own = [table.name for table in tables.LOGS if table.topic == key.topic]
+            missing = {name: stored.get((name, key.topic, key.partition), 0) for name in own}
             start = max(min(missing.values()), noted.get((key.topic, key.partition), 0))
             if start > ends[key]:
                 raise SinkError(
                     f"{self._database} holds {key.topic}-{key.partition} up to offset {start - 1}, but the log ends at"
-                    f" {ends[key]}: it is another log; give it a database of its own or empty this one"
+                    f" {ends[key]}: the topic was made anew; use another database"
                 )
             cuts = self._intent(key)
             partitions[key] = Partition(SOURCES[key.topic], key.partition, missing, start, cuts)
@@ -297,10 +188,23 @@ class Sink:
         except DatabaseError as error:
             raise schema.SchemaError(f"{self._database}: {error}") from error
 
+    def _cluster_id(self) -> str:
+        with admin(self._settings.kafka, wait_s=5.0, stop=self._stop) as client:
+            return str(client.describe_cluster()["cluster_id"])
+
+    def _check_log(self) -> None:
+        table = f"{self._database}.{tables.PROGRESS.name}"
+        known = [name for (name,) in self._client.query(f"SELECT DISTINCT cluster FROM {table}").result_rows]
+        if known and known != [self._cluster]:
+            raise SinkError(
+                f"{self._database} holds the logs of Kafka cluster {', '.join(known)}, this one is {self._cluster}:"
+                " offsets of two logs cannot be told apart; use a database of its own"
+            )
+
     def _positions(self) -> tuple[dict[tuple[str, str, int], int], dict[tuple[str, int], int]]:
         stored = {
             (table.name, topic, partition): offset + 1
-            for table in schema.LOGS
+            for table in tables.LOGS
             for topic, partition, offset in self._client.query(
                 f"SELECT topic, partition, max(offset) FROM {self._database}.{table.name} GROUP BY topic, partition"
             ).result_rows
@@ -308,7 +212,7 @@ class Sink:
         noted = {
             (topic, partition): offset
             for topic, partition, offset in self._client.query(
-                f"SELECT topic, partition, max(next_offset) FROM {self._database}.{schema.PROGRESS.name}"
+                f"SELECT topic, partition, max(next_offset) FROM {self._database}.{tables.PROGRESS.name}"
                 " GROUP BY topic, partition"
             ).result_rows
         }

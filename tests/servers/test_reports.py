@@ -12,7 +12,8 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from infra.ab import ab_json
-from serving.evaluation import schema, sink
+from serving.evaluation import schema
+from serving.evaluation.clickhouse import insert
 from serving.evaluation.progressive import progressive
 from serving.evaluation.queries import counts, dead_letters, metric_quantiles
 from serving.evaluation.report import UnknownExperiment, ab, experiments
@@ -63,7 +64,7 @@ class Log:
                 tables[table.name] = table
             self.offset += 1
         for name, found in rows.items():
-            sink.insert(self.client, tables[name], found, f"{topic}:0:{first}:{self.offset - 1}", "default")
+            insert(self.client, tables[name], found, f"{topic}:0:{first}:{self.offset - 1}", "default")
 
 
 @pytest.fixture(scope="module")

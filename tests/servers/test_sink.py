@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from serving.evaluation import schema, sink
+from serving.evaluation import schema, sink, tables
+from serving.evaluation.clickhouse import insert
 from serving.settings import ClickHouseSettings, ServingSettings
 from streams import topics
+from streams.admin import admin
 from streams.health import Health
 from streams.kafka import producer
 from streams.records import (
@@ -177,7 +179,7 @@ def sinking(settings: ServingSettings) -> Iterator[Health]:
 def counted(client: Any) -> dict[str, tuple[int, int]]:
     """Rows and distinct rows of each table."""
     counts = {}
-    for table in schema.LOGS:
+    for table in tables.LOGS:
         identity = "partition, offset" + (f", {table.slot}" if table.slot else "")
         sql = f"SELECT count(), uniqExact({identity}) FROM {table.name}"
         counts[table.name] = tuple(client.query(sql).result_rows[0])
@@ -317,11 +319,17 @@ def test_clickhouse_and_kafka_may_be_away(
         wait_until(lambda: _counts(client) == wanted(120), 60, "what was sent after Kafka came back")
 
 
-def test_another_log_under_the_same_tables_is_refused(settings: ServingSettings, gateway: GatewayProcess) -> None:
-    with gateway.client() as client:
+@pytest.mark.parametrize(
+    ("cluster", "message"), [("another", "holds the logs of Kafka cluster another"), ("", "was made anew")]
+)
+def test_another_log_under_the_same_tables_is_refused(
+    settings: ServingSettings, gateway: GatewayProcess, cluster: str, message: str
+) -> None:
+    with admin(settings.kafka) as kafka, gateway.client() as client:
         schema.ensure(client, settings.clickhouse)
-        sink.insert(client, schema.PROGRESS, [("actions", 0, 1_000_000)], "x", "default")
-    with pytest.raises(sink.SinkError, match="another log"):
+        name = cluster or kafka.describe_cluster()["cluster_id"]
+        insert(client, tables.PROGRESS, [("actions", 0, name, 1_000_000)], "x", "default")
+    with pytest.raises(sink.SinkError, match=message):
         sink.run(settings, threading.Event(), Health(None))
 
 
@@ -329,7 +337,7 @@ def test_the_schema_is_migrated_and_verified(gateway: GatewayProcess) -> None:
     settings = ClickHouseSettings(address=gateway.address, database="logs", retention_days=7)
     with gateway.client() as client:
         client.command("CREATE DATABASE logs")
-        assert schema.verify(client, settings) == [f"table {table.name} is missing" for table in schema.TABLES]
+        assert schema.verify(client, settings) == [f"table {table.name} is missing" for table in tables.TABLES]
         schema.ensure(client, settings)
         schema.ensure(client, settings)
         assert schema.verify(client, settings) == []
@@ -337,12 +345,12 @@ def test_the_schema_is_migrated_and_verified(gateway: GatewayProcess) -> None:
         client.command("ALTER TABLE logs.metrics MODIFY SETTING non_replicated_deduplication_window = 0")
         longer = ClickHouseSettings(address=gateway.address, database="logs", retention_days=9)
         assert schema.verify(client, longer) == [
-            *(f"{table.name} does not keep its rows for 9 days" for table in schema.LOGS[:1]),
+            *(f"{table.name} does not keep its rows for 9 days" for table in tables.LOGS[:1]),
             "actions.scene is missing, must be LowCardinality(String)",
             "actions does not keep its rows for 9 days",
             "examples does not keep its rows for 9 days",
             "metrics has no deduplication window: batches that are sent again would count twice",
-            *(f"{table.name} does not keep its rows for 9 days" for table in schema.LOGS[3:]),
+            *(f"{table.name} does not keep its rows for 9 days" for table in tables.LOGS[3:]),
         ]
         with pytest.raises(schema.SchemaError, match="metrics has no deduplication window"):
             schema.ensure(client, longer)
