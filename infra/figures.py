@@ -18,10 +18,14 @@ from rich.table import Table as Grid
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What every measurement takes. `quick`: small sizes that show the benchmark works, not what it measures."""
+    """What every measurement takes. `quick`: small sizes that show the benchmark works, not what it measures.
+
+    `extra`: the options of one measurement alone, those that were given, by name.
+    """
 
     quick: bool = False
     json: Path | None = None
+    extra: dict[str, str] = {}
 
 
 class Figure(msgspec.Struct, frozen=True):
@@ -98,6 +102,7 @@ class Report:
         *,
         at_least: float | None = None,
         at_most: float | None = None,
+        equals: float | None = None,
         note: str = "",
     ) -> Figure:
         """Note one figure and what was asked of it; prints it at once, since a benchmark may take long."""
@@ -106,6 +111,8 @@ class Report:
             asked, met = f">= {_number(at_least)}", value >= at_least
         if at_most is not None:
             asked, met = f"<= {_number(at_most)}", value <= at_most
+        if equals is not None:
+            asked, met = f"= {_number(equals)}", value == equals
         figure = Figure(name, float(value), unit, asked, None if self.options.quick else met, note)
         self.figures.append(figure)
         print(f"  {name}: {_number(value)} {unit}", file=sys.stderr, flush=True)
