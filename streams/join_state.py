@@ -1,6 +1,7 @@
 """What the join remembers, and how each piece is written to its changelog."""
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -114,6 +115,12 @@ class Segment(Struct, array_like=True):
     ids: bytes
     times: bytes
 
+    def pairs(self) -> Iterator[tuple[int, int]]:
+        """Each id with its time."""
+        ids: list[int] = np.frombuffer(self.ids, dtype="<u8").tolist()
+        times: list[int] = np.frombuffer(self.times, dtype="<i8").tolist()
+        return zip(ids, times, strict=True)
+
 
 class Seen:
     """Event ids within the horizon, each with its event time; written to the changelog one segment a batch."""
@@ -121,8 +128,8 @@ class Seen:
     def __init__(self, horizon_ms: int) -> None:
         self._horizon_ms = horizon_ms
         self._times: dict[int, int] = {}
-        self._segments: deque[tuple[int, int, list[int]]] = deque()
-        self._new: list[int] = []
+        self._segments: deque[tuple[int, Segment]] = deque()
+        self._new: dict[int, int] = {}
         self._next = 0
 
     def __len__(self) -> int:
@@ -134,21 +141,25 @@ class Seen:
         if known is not None and known + self._horizon_ms >= behind:
             return False
         self._times[identity] = ts
-        self._new.append(identity)
+        self._new[identity] = ts
         return True
 
     def drain(self, behind: int) -> dict[bytes, bytes | None]:
         """The changes since the last drain: one new segment, and None for those that are past the horizon."""
         changes: dict[bytes, bytes | None] = {}
         if self._new:
-            changes[self._key(self._next)] = self._append(self._next, self._new)
+            ids = np.fromiter(self._new.keys(), dtype="<u8", count=len(self._new))
+            times = np.fromiter(self._new.values(), dtype="<i8", count=len(self._new))
+            segment = Segment(int(times.max()), ids.tobytes(), times.tobytes())
+            self._segments.append((self._next, segment))
+            changes[self._key(self._next)] = msgspec.msgpack.encode(segment)
             self._next += 1
-            self._new = []
-        while self._segments and self._segments[0][1] + self._horizon_ms < behind:
-            number, newest, ids = self._segments.popleft()
-            for one in ids:
+            self._new = {}
+        while self._segments and self._segments[0][1].newest + self._horizon_ms < behind:
+            number, segment = self._segments.popleft()
+            for one, ts in segment.pairs():
                 # An id that came again after its horizon belongs to a later segment.
-                if self._times.get(one, newest + 1) <= newest:
+                if self._times.get(one) == ts:
                     del self._times[one]
             changes[self._key(number)] = None
         return changes
@@ -156,24 +167,13 @@ class Seen:
     def restore(self, number: int, data: bytes) -> None:
         """Takes one segment back; they must come in the order of their numbers."""
         segment = msgspec.msgpack.decode(data, type=Segment)
-        ids: list[int] = np.frombuffer(segment.ids, dtype="<u8").tolist()
-        times: list[int] = np.frombuffer(segment.times, dtype="<i8").tolist()
-        self._times.update(zip(ids, times, strict=True))
-        self._segments.append((number, segment.newest, ids))
+        self._times.update(segment.pairs())
+        self._segments.append((number, segment))
         self._next = number + 1
 
     def snapshot(self) -> dict[bytes, bytes]:
         """All segments as the changelog would hold them; call it after a drain."""
-        return {self._key(number): self._encode(newest, ids) for number, newest, ids in self._segments}
-
-    def _append(self, number: int, ids: list[int]) -> bytes:
-        newest = max(self._times[one] for one in ids)
-        self._segments.append((number, newest, ids))
-        return self._encode(newest, ids)
-
-    def _encode(self, newest: int, ids: list[int]) -> bytes:
-        times = np.array([self._times.get(one, newest) for one in ids], dtype="<i8")
-        return msgspec.msgpack.encode(Segment(newest, np.array(ids, dtype="<u8").tobytes(), times.tobytes()))
+        return {self._key(number): msgspec.msgpack.encode(segment) for number, segment in self._segments}
 
     @staticmethod
     def _key(number: int) -> bytes:

@@ -18,22 +18,19 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
 
+from streams.inputs import Idleness, Inputs, reader
 from streams.kafka import MAX_REQUEST_BYTES, backoff
 from streams.outbox import Entry, Outbox
 from streams.settings import StreamsSettings
-from streams.stages import STAGES, Batch, Changes, Stage, StageName
+from streams.stages import STAGES, Changes, Stage, StageName
 from streams.topics import changelog
 
 log = logging.getLogger(__name__)
 
 _META: Final = b"meta"
-_MAX_RECORDS: Final = 4_000
-# With less than this in hand a batch waits `linger`, which halves the transactions (and the CPU) at a trickle.
-_ENOUGH_RECORDS: Final = 500
-_POLL_MS: Final = 200
 # A fenced owner that is still assigned tries again after this: by then it knows of its own eviction.
 _FENCED_S: Final = 5.0
 
@@ -97,57 +94,46 @@ class Task:
             max_request_size=MAX_REQUEST_BYTES,
             request_timeout_ms=10_000,
         )
-        consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._settings.kafka.bootstrap,
-            client_id=f"{self._task.app}-{self.name}",
-            isolation_level="read_committed",
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            max_partition_fetch_bytes=MAX_REQUEST_BYTES,
-            request_timeout_ms=10_000,
-        )
+        inputs = Inputs(self._settings.kafka, f"{self._task.app}-{self.name}", self._inputs)
         try:
             # Fencing first: what the owner before had open is aborted now, so the changelog's end is its end.
             await producer.start()
-            await consumer.start()
-            entries = await self._restore(consumer)
+            entries = await self._restore()
             positions = msgspec.msgpack.decode(entries.pop(_META, b"\x80"), type=Positions)
             self.stage = STAGES[self._stage_name](self._settings, self._partition)
             self.stage.restore(entries)
-            consumer.assign(self._inputs)
-            for tp in self._inputs:
-                if tp.topic in positions:
-                    consumer.seek(tp, positions[tp.topic])
-                else:
-                    await consumer.seek_to_beginning(tp)
+            await inputs.start(positions)
             self.restored.set()
-            await self._loop(self.stage, consumer, producer, positions)
+            await self._loop(self.stage, inputs, producer, positions)
         finally:
             self.stage = None
-            await _closed(consumer.stop())
+            await _closed(inputs.stop())
             await _closed(producer.stop())
 
-    async def _restore(self, consumer: AIOKafkaConsumer) -> dict[bytes, bytes]:
+    async def _restore(self) -> dict[bytes, bytes]:
         tp = self._changelog
-        consumer.assign([tp])
-        await consumer.seek_to_beginning(tp)
-        end = (await consumer.end_offsets([tp]))[tp]
+        consumer = reader(self._settings.kafka, f"{self._task.app}-{self.name}-restore")
         entries: dict[bytes, bytes] = {}
-        while await consumer.position(tp) < end:
-            batches = await consumer.getmany(tp, timeout_ms=_POLL_MS)
-            for record in batches.get(tp, ()):
-                # Put anew at the end: the order of segments is the order in which they were written.
-                entries.pop(record.key, None)
-                if record.value is not None:
-                    entries[record.key] = record.value
+        try:
+            await consumer.start()
+            consumer.assign([tp])
+            await consumer.seek_to_beginning(tp)
+            end = (await consumer.end_offsets([tp]))[tp]
+            while await consumer.position(tp) < end:
+                batches = await consumer.getmany(tp, timeout_ms=200)
+                for record in batches.get(tp, ()):
+                    # Put anew at the end: the order of segments is the order in which they were written.
+                    entries.pop(record.key, None)
+                    if record.value is not None:
+                        entries[record.key] = record.value
+        finally:
+            await _closed(consumer.stop())
         return entries
 
-    async def _loop(
-        self, stage: Stage, consumer: AIOKafkaConsumer, producer: AIOKafkaProducer, positions: Positions
-    ) -> None:
-        idleness = Idleness(consumer, self._inputs, self._settings.join.idle_s)
+    async def _loop(self, stage: Stage, inputs: Inputs, producer: AIOKafkaProducer, positions: Positions) -> None:
+        idleness = Idleness(inputs, self._settings.join.idle_s)
         while True:
-            batch = await self._read(consumer)
+            batch = await inputs.read(self._task.linger_s)
             idle = await idleness.look(batch)
             out = Outbox(self._task.partitions)
             changes = stage.process(batch, idle, time.time_ns() // 1_000_000, out)
@@ -158,16 +144,6 @@ class Task:
                 continue
             await self._commit(producer, out, changes, positions)
             self._noted({tp: positions[tp.topic] for tp in self._inputs if tp.topic in positions})
-
-    async def _read(self, consumer: AIOKafkaConsumer) -> Batch:
-        found = await consumer.getmany(*self._inputs, timeout_ms=_POLL_MS, max_records=_MAX_RECORDS)
-        count = sum(map(len, found.values()))
-        if 0 < count < _ENOUGH_RECORDS and self._task.linger_s > 0:
-            await asyncio.sleep(self._task.linger_s)
-            more = await consumer.getmany(*self._inputs, timeout_ms=0, max_records=_MAX_RECORDS)
-            for tp, records in more.items():
-                found.setdefault(tp, []).extend(records)
-        return {tp.topic: records for tp, records in found.items() if records}
 
     async def _commit(self, producer: AIOKafkaProducer, out: Outbox, changes: Changes, positions: Positions) -> None:
         for key, value in changes.items():
@@ -202,38 +178,3 @@ async def _closed(stopping: Any) -> None:
         await asyncio.wait_for(stopping, 5.0)
     except (KafkaError, OSError, TimeoutError) as error:
         log.debug("close: %s", error)
-
-
-class Idleness:
-    """Since when each input has been idle: at its end by the broker's own word, and silent for `grace_s`."""
-
-    def __init__(self, consumer: AIOKafkaConsumer, inputs: list[TopicPartition], grace_s: float) -> None:
-        self._consumer = consumer
-        self._inputs = inputs
-        self._grace_s = grace_s
-        self._last_s = dict.fromkeys(inputs, time.monotonic())
-        self._asked_s = 0.0
-
-    async def look(self, batch: Batch) -> dict[str, int | None]:
-        """By topic: ms of idleness beyond the grace, or None. A broker that is away makes nothing idle (it raises)."""
-        now = time.monotonic()
-        for tp in self._inputs:
-            if batch.get(tp.topic):
-                self._last_s[tp] = now
-        idle: dict[str, int | None] = {tp.topic: None for tp in self._inputs}
-        if len(self._inputs) == 1:
-            # Nobody waits for the only input.
-            return idle
-        silent = [tp for tp in self._inputs if now - self._last_s[tp] >= self._grace_s]
-        # Asking twice in each grace is often enough to act on, and rare enough to cost nothing.
-        if not silent or now - self._asked_s < self._grace_s / 2:
-            return idle
-        self._asked_s = now
-        ends = await self._consumer.end_offsets(silent)
-        for tp in silent:
-            if await self._consumer.position(tp) >= ends[tp]:
-                idle[tp.topic] = int((now - self._last_s[tp] - self._grace_s) * 1_000)
-            else:
-                # Records are on their way: time that they took is not silence.
-                self._last_s[tp] = now
-        return idle

@@ -1,0 +1,132 @@
+"""The inputs of one task: one consumer for each, and since when each has been idle."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from streams.kafka import MAX_REQUEST_BYTES
+from streams.settings import KafkaSettings
+
+_POLL_MS: Final = 200
+_MAX_RECORDS: Final = 4_000
+# With less than this in hand a batch waits `linger`, which halves the transactions (and the CPU) at a trickle.
+_ENOUGH_RECORDS: Final = 500
+
+Records = dict[str, list[Any]]
+
+
+def reader(settings: KafkaSettings, client_id: str) -> AIOKafkaConsumer:
+    """A consumer of committed records that is assigned by hand."""
+    return AIOKafkaConsumer(
+        bootstrap_servers=settings.bootstrap,
+        client_id=client_id,
+        isolation_level="read_committed",
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        max_partition_fetch_bytes=MAX_REQUEST_BYTES,
+        request_timeout_ms=10_000,
+    )
+
+
+class Inputs:
+    """Reads one partition of several topics, whichever has records first.
+
+    Each has a consumer of its own: one consumer for both would leave an input unread while it waits for the other (the
+    long poll of a fetch covers only partitions that had nothing in hand).
+    """
+
+    def __init__(self, settings: KafkaSettings, client_id: str, inputs: list[TopicPartition]) -> None:
+        self.inputs = inputs
+        self._readers = {tp: reader(settings, f"{client_id}-{tp.topic}") for tp in inputs}
+        self._pending: dict[TopicPartition, asyncio.Task[Mapping[TopicPartition, list[Any]]]] = {}
+
+    async def start(self, positions: Mapping[str, int]) -> None:
+        """Starts to read at `positions` (by topic), or at the log's beginning."""
+        for tp, consumer in self._readers.items():
+            await consumer.start()
+            consumer.assign([tp])
+            if tp.topic in positions:
+                consumer.seek(tp, positions[tp.topic])
+            else:
+                await consumer.seek_to_beginning(tp)
+
+    async def stop(self) -> None:
+        """Closes the consumers."""
+        for pending in self._pending.values():
+            pending.cancel()
+        await asyncio.gather(*self._pending.values(), return_exceptions=True)
+        for consumer in self._readers.values():
+            await consumer.stop()
+
+    async def read(self, linger_s: float) -> Records:
+        """The next records by topic, in log order; nothing after 0.2 s of silence.
+
+        A few records wait `linger_s` for company.
+        """
+        found = await self._first()
+        if 0 < sum(map(len, found.values())) < _ENOUGH_RECORDS and linger_s > 0:
+            await asyncio.sleep(linger_s)
+            for topic, records in self._ready().items():
+                found.setdefault(topic, []).extend(records)
+        return found
+
+    async def _first(self) -> Records:
+        for tp, consumer in self._readers.items():
+            if tp not in self._pending:
+                polling = consumer.getmany(tp, timeout_ms=_POLL_MS, max_records=_MAX_RECORDS)
+                self._pending[tp] = asyncio.create_task(polling)
+        await asyncio.wait(self._pending.values(), return_when=asyncio.FIRST_COMPLETED)
+        return self._ready()
+
+    def _ready(self) -> Records:
+        found: Records = {}
+        for tp, pending in list(self._pending.items()):
+            if pending.done():
+                del self._pending[tp]
+                records = pending.result().get(tp)
+                if records:
+                    found[tp.topic] = list(records)
+        return found
+
+    async def at_end(self, tp: TopicPartition) -> bool:
+        """Whether the broker says, now, that there is nothing more to read; raises KafkaError where it is away."""
+        consumer = self._readers[tp]
+        ends = await consumer.end_offsets([tp])
+        position: int = await consumer.position(tp)
+        return position >= ends[tp] and not (tp in self._pending and self._pending[tp].done())
+
+
+class Idleness:
+    """Since when each input has been idle: at its end by the broker's own word, and silent for `grace_s`."""
+
+    def __init__(self, inputs: Inputs, grace_s: float) -> None:
+        self._inputs = inputs
+        self._grace_s = grace_s
+        self._last_s = dict.fromkeys(inputs.inputs, time.monotonic())
+        self._asked_s = 0.0
+
+    async def look(self, batch: Records) -> dict[str, int | None]:
+        """By topic: ms of idleness beyond the grace, or None. A broker that is away makes nothing idle (it raises)."""
+        now = time.monotonic()
+        idle: dict[str, int | None] = {tp.topic: None for tp in self._last_s}
+        for tp in self._last_s:
+            if batch.get(tp.topic):
+                self._last_s[tp] = now
+        if len(idle) == 1:
+            # Nobody waits for the only input.
+            return idle
+        silent = [tp for tp, last_s in self._last_s.items() if now - last_s >= self._grace_s]
+        # Asking twice in each grace is often enough to act on, and rare enough to cost nothing.
+        if not silent or now - self._asked_s < self._grace_s / 2:
+            return idle
+        self._asked_s = now
+        for tp in silent:
+            if await self._inputs.at_end(tp):
+                idle[tp.topic] = int((now - self._last_s[tp] - self._grace_s) * 1_000)
+            else:
+                # Records are on their way: time that they took is not silence.
+                self._last_s[tp] = now
+        return idle

@@ -1,0 +1,127 @@
+"""The join gives what the reference says, however its inputs are interleaved, cut into batches and restarted."""
+
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streams.join import Join
+from streams.records import Action, Example, Impression, Shown
+from streams.reference import expected_examples, observed
+from streams.settings import JoinSettings, StreamsSettings
+from streams.topics import IMPRESSIONS
+
+T0 = 1_700_000_000_000
+USERS = ("u1", "u2")
+REQUESTS = ("r1", "r2", "r3", "r4")
+ITEMS = ("a", "b", "c")
+
+times = st.integers(0, 60).map(lambda s: T0 + 500 * s)
+
+
+@st.composite
+def impressions(draw: st.DrawFn) -> Impression:
+    request = draw(st.sampled_from(REQUESTS))
+    # A request is made once: its copies agree in everything.
+    ts = T0 + 500 * draw(st.integers(0, 60).map(lambda s: (s + 17 * REQUESTS.index(request)) % 61))
+    items = [Shown(item, k, 0.5, 0.5, "x", False) for k, item in enumerate(ITEMS[: 1 + REQUESTS.index(request) % 3])]
+    return Impression(1, request, ts, USERS[REQUESTS.index(request) % 2], items)
+
+
+@st.composite
+def actions(draw: st.DrawFn) -> Action:
+    kind, value = draw(
+        st.sampled_from(
+            [("click", None), ("like", None), ("view", None), ("rating", 5.0), ("rating", 2.0), ("rating", None)]
+        )
+    )
+    ts = draw(times)
+    request = draw(st.sampled_from((*REQUESTS, *REQUESTS, "unknown", None)))
+    asked_by = USERS[REQUESTS.index(request) % 2] if request in REQUESTS else USERS[0]
+    return Action(
+        ts=ts,
+        user=draw(st.sampled_from((asked_by, asked_by, *USERS))),
+        item=draw(st.sampled_from(("a", *ITEMS, "d"))),
+        kind=kind,
+        value=value,
+        event_id=draw(st.sampled_from([f"e{k}" for k in range(30)])),
+        request_id=request,
+        received_at=ts + draw(st.sampled_from([0, 1, -3_000])),
+    )
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> tuple[list[Impression], list[Action]]:
+    by_request: dict[str, Impression] = {}
+    drawn = draw(st.lists(impressions(), max_size=6))
+    shown = [by_request.setdefault(one.request_id, one) for one in drawn]
+    acted = draw(st.lists(actions(), max_size=16))
+    for log in (shown, acted):
+        if log and draw(st.booleans()):
+            log.append(draw(st.sampled_from(log)))  # type: ignore[arg-type]
+    if draw(st.booleans()):
+        # Mostly in order, as real logs are.
+        shown.sort(key=lambda one: one.ts)
+        acted.sort(key=lambda one: one.ts)
+    return shown, acted
+
+
+joins = st.builds(
+    JoinSettings,
+    window_s=st.sampled_from([1.0, 5.0, 20.0]),
+    lateness_s=st.sampled_from([0.0, 2.0]),
+    horizon_s=st.sampled_from([1.0, 10.0, 100.0]),
+    negative_rate=st.sampled_from([1.0, 0.5]),
+)
+
+
+class Run:
+    """A join with its changelog, that can be killed and restored."""
+
+    def __init__(self, settings: StreamsSettings) -> None:
+        self.settings = settings
+        self.join = Join(settings)
+        self.changelog: dict[bytes, bytes] = {}
+        self.examples: list[Example] = []
+
+    def commit(self, impressions_idle_ms: int | None = None, actions_idle_ms: int | None = None) -> None:
+        self.join.advance(impressions_idle_ms, actions_idle_ms)
+        joined = self.join.drain(T0)
+        self.examples += joined.examples
+        for key, value in joined.changes.items():
+            self.changelog.pop(key, None)
+            if value is not None:
+                self.changelog[key] = value
+
+    def restart(self) -> None:
+        assert dict(self.join.snapshot()) == self.changelog
+        self.join = Join(self.settings)
+        self.join.restore(self.changelog)
+
+
+@given(logs(), joins, st.data())
+@settings(max_examples=150, deadline=None)
+def test_the_join_equals_the_reference(
+    log: tuple[list[Impression], list[Action]], join: JoinSettings, data: st.DataObject
+) -> None:
+    shown, acted = log
+    configured = StreamsSettings(join=join)
+    run = Run(configured)
+    i = a = 0
+    while i < len(shown) or a < len(acted):
+        if a >= len(acted) or (i < len(shown) and data.draw(st.booleans())):
+            run.join.impression(shown[i], IMPRESSIONS.codec.encode(shown[i]))
+            i += 1
+        else:
+            run.join.action(acted[a])
+            a += 1
+        step = data.draw(st.sampled_from(["go on", "go on", "commit", "restart"]))
+        if step != "go on":
+            run.commit()
+        if step == "restart":
+            run.restart()
+    run.commit()
+    run.commit(10**9, 10**9)
+    got = sorted(observed(example) for example in run.examples)
+    assert got == expected_examples({0: shown}, {0: acted}, configured)
+    assert max(Counter((one.example_id, one.revision) for one in got if not one.organic).values(), default=1) == 1
