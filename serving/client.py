@@ -23,6 +23,15 @@ from tritonclient.utils import InferenceServerException
 
 from serving.answer import Versions, decode_versions
 
+# gRPC would wait ever longer, up to two minutes, before it looks for a server that was restarted.
+_CHANNEL = [
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+]
+
 
 class RecommendError(Exception):
     """No recommendation.
@@ -57,7 +66,7 @@ class Recommender:
     """A connection to the model `recommend` at a gRPC address (host:port). Safe from several threads."""
 
     def __init__(self, address: str, timeout_s: float = 2.0) -> None:
-        self._client = triton.InferenceServerClient(address)
+        self._client = triton.InferenceServerClient(address, channel_args=_CHANNEL)
         self._timeout_s = timeout_s
 
     def recommend(self, user: str, n: int = 10, context: dict[str, Any] | None = None) -> Recommendation:

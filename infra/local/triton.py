@@ -61,7 +61,7 @@ def launch(
     """
     repository = _write_repository(state / "models", instances)
     triton = installed.server / "pytriton" / "tritonserver"
-    shm_prefix = f"freshet_triton_{zlib.crc32(str(state.resolve()).encode()):08x}_"
+    prefix = shm_prefix(state)
     argv = (
         str(triton / "bin" / "tritonserver"),
         f"--model-repository={repository}",
@@ -79,7 +79,7 @@ def launch(
         "--allow-gpu-metrics=false",
         "--allow-cpu-metrics=false",
         f"--exit-timeout-secs={_EXIT_TIMEOUT_S}",
-        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+        f"--backend-config=python,shm-region-prefix-name={prefix}",
         f"--backend-config=python,stub-timeout-seconds={_STUB_TIMEOUT_S}",
         f"--backend-config=python,shm-default-byte-size={_SHM_BYTES}",
     )
@@ -105,8 +105,13 @@ def launch(
         env=env,
         cwd=state,
         stop_grace_s=_EXIT_TIMEOUT_S + 10.0,
-        shm_prefix=shm_prefix,
+        shm_prefix=prefix,
     )
+
+
+def shm_prefix(state: Path) -> str:
+    """How the names of shared memory begin that belongs to the server of this state folder."""
+    return f"freshet_triton_{zlib.crc32(str(state.resolve()).encode()):08x}_"
 
 
 def probe(address: str, timeout_s: float) -> str:
