@@ -13,6 +13,7 @@ from rich.live import Live
 
 from infra import settings as settings_module
 from infra.ab import ab
+from infra.demo.command import demo
 from infra.inputs import replay, simulate
 from infra.settings import Settings, SettingsError
 
@@ -223,6 +224,7 @@ def logs(
 app.command()(replay)
 app.command()(simulate)
 app.command()(ab)
+app.command()(demo)
 
 
 def main() -> None:

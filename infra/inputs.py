@@ -159,8 +159,11 @@ def run_simulation(
     traffic: Any,
     stop: threading.Event,
     tell: Callable[[Snapshot], None] = lambda snapshot: None,
+    took_ms: list[float] | None = None,
 ) -> Snapshot:
     """Runs the world `seed` (streams.simulation.loop.Traffic) against Triton; its events go to Kafka.
+
+    What each answer took, as the user waited for it, is added to `took_ms`.
 
     Waits up to a minute for the first answer that has items of the scene. Raises SettingsError without Triton.
     """
@@ -174,10 +177,13 @@ def run_simulation(
     with Recommender(settings.serving.triton.grpc) as client, producer(settings.kafka, client_id="simulate") as sender:
 
         def answer(user: str, n: int, context: dict[str, Any]) -> Answered:
+            asked_s = time.monotonic()
             try:
                 got = client.recommend(user, n, context)
             except RecommendError as error:
                 raise NoAnswer(str(error)) from error
+            if took_ms is not None:
+                took_ms.append(1e3 * (time.monotonic() - asked_s))
             arm = "+".join(sorted(got.versions.arms.values())) or got.versions.policy
             return Answered(got.items, got.request_id, arm)
 

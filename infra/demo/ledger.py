@@ -1,0 +1,77 @@
+"""What is in Kafka, read independently of everything that wrote it."""
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+from streams.kafka import BrokerAway, assign, consumer
+from streams.records import Action, Impression
+from streams.reference import Expected, expected_examples, observed
+from streams.settings import StreamsSettings
+from streams.topics import ACTIONS, DEAD_LETTERS, EVENTS, EXAMPLES, IMPRESSIONS
+
+TOPICS = (EVENTS, ACTIONS, IMPRESSIONS, EXAMPLES, DEAD_LETTERS)
+
+# What is finally known of an example: its labels as (task, state, value).
+Labels = tuple[tuple[str, str, float], ...]
+
+
+class Ledger:
+    """Follows the logs from their beginning; `counts` maps a topic's name to its committed records."""
+
+    def __init__(self, settings: StreamsSettings) -> None:
+        self.counts: Counter[str] = Counter()
+        self._settings = settings
+        self._impressions: defaultdict[int, list[Impression]] = defaultdict(list)
+        self._actions: defaultdict[int, list[Action]] = defaultdict(list)
+        self._examples: list[Expected] = []
+        self._reader = consumer(settings.kafka, client_id="freshet-ledger")
+        self._partitions = assign(self._reader, [topic.name for topic in TOPICS])
+
+    def read(self, timeout_s: float = 60.0) -> None:
+        """Reads on to what is now the end of every log; raises BrokerAway where that takes too long."""
+        ends = self._reader.end_offsets(self._partitions)
+        deadline_s = time.monotonic() + timeout_s
+        while any(self._reader.position(p) < end for p, end in ends.items()):
+            if time.monotonic() > deadline_s:
+                raise BrokerAway(f"the logs could not be read to their ends in {timeout_s:g} s")
+            for partition, batch in self._reader.poll(timeout_ms=200).items():
+                self.counts[partition.topic] += len(batch)
+                for record in batch:
+                    self._keep(partition.topic, partition.partition, record.value)
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._reader.close()
+
+    @property
+    def examples(self) -> dict[str, Labels]:
+        """What the join made: the labels of every example's last revision, by example id."""
+        return final(self._examples)
+
+    @property
+    def repeated(self) -> int:
+        """Revisions that are there more than once: 0 unless a batch came out twice."""
+        return len(self._examples) - len({(e.example_id, e.revision) for e in self._examples})
+
+    def expected(self) -> dict[str, Labels]:
+        """What the join should have made, by the reference join over the whole logs."""
+        return final(expected_examples(self._impressions, self._actions, self._settings))
+
+    def _keep(self, topic: str, partition: int, value: bytes) -> None:
+        if topic == ACTIONS.name:
+            self._actions[partition].append(ACTIONS.codec.decode(value))
+        elif topic == IMPRESSIONS.name:
+            self._impressions[partition].append(IMPRESSIONS.codec.decode(value))
+        elif topic == EXAMPLES.name:
+            self._examples.append(observed(EXAMPLES.codec.decode(value)))
+
+
+def final(examples: Iterable[Expected]) -> dict[str, Labels]:
+    """The labels of the last revision of every example."""
+    newest: dict[str, Expected] = {}
+    for example in examples:
+        known = newest.get(example.example_id)
+        if known is None or known.revision < example.revision:
+            newest[example.example_id] = example
+    return {example_id: example.labels for example_id, example in newest.items()}
