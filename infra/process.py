@@ -61,8 +61,8 @@ class Seldom(logging.Filter):
         return True
 
 
-# Libraries that report a server which is away again and again.
-_REPETITIVE = ("kafka", "aiokafka", "faust", "mode", "redis", "urllib3")
+# Libraries that say the same again and again, above all when a server is away.
+_REPETITIVE = ("kafka", "aiokafka", "faust", "mode", "redis", "urllib3", "feast")
 
 
 class _Repetitions(Seldom):

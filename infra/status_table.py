@@ -15,31 +15,43 @@ _STYLES = {"up": "green", "down": "dim", "starting": "yellow", "waiting": "yello
 
 
 def status_table(report: Report) -> RenderableType:
-    """One line per server and process; below it, how far each consumer group is behind."""
-    table = Table(title=f"{report.phase}: {report.state_dir}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
-    for column in ("process", "state", "since", "pid", "address", "version", "restarts", "says"):
-        # What a process says may be long and is folded; the rest stays whole on 80 columns.
-        table.add_column(column, no_wrap=column != "says", overflow="fold" if column == "says" else "ellipsis")
+    """One line per server and process, what each says about its work, and how far the consumer groups are behind.
+
+    Figures that are zero are left out here (all are in the JSON form).
+    """
+    table = _table(
+        f"{report.phase}: {report.state_dir}", "process", "state", "since", "pid", "address", "version", "restarts"
+    )
+    says = _table("what they say")
     for row in report.processes:
         table.add_row(
             row.name,
             _state(row.state),
             ago(report.at_ms - row.since_ms) if row.state != "down" else "",
-            str(row.pid or ("outside" if row.outside else "")),
+            "outside" if row.outside else str(row.pid or ""),
             _addresses(row.addresses),
             row.version,
             str(row.restarts or ""),
-            _says(row, report.at_ms),
         )
-    lags = [lag for row in report.processes for lag in row.lags]
-    if not lags:
-        return table
-    behind = Table(title="behind on Kafka", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
-    for column in ("group", "topic", "records"):
-        behind.add_column(column, justify="right" if column == "records" else "left")
-    for lag in lags:
+        if words := _says(row, report.at_ms):
+            says.add_row(row.name, words)
+    behind = _table("behind on Kafka (records)")
+    for lag in (lag for row in report.processes for lag in row.lags):
         behind.add_row(escape(lag.group), escape(lag.topic), f"{lag.records:,}")
-    return Group(table, behind)
+    return Group(table, *(part for part in (says, behind) if part.row_count))
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=SIMPLE_HEAD if columns else None,
+        show_header=bool(columns),
+        padding=(0, 1),
+    )
+    for column in columns:
+        table.add_column(column, no_wrap=True)
+    return table
 
 
 def progress_table(status: StackStatus | None) -> RenderableType:
@@ -66,17 +78,17 @@ def _state(state: str) -> Text:
 
 
 def _addresses(addresses: dict[str, str]) -> str:
-    if len(addresses) == 1:
-        return escape(next(iter(addresses.values())))
-    return escape("\n".join(f"{kind} {address}" for kind, address in addresses.items()))
+    """Addresses without the host where that is this machine: a port says all there."""
+    short = {kind: address.removeprefix("127.0.0.1") for kind, address in addresses.items()}
+    return escape("\n".join(address if len(short) == 1 else f"{address} {kind}" for kind, address in short.items()))
 
 
 def _says(row: Row, at_ms: int) -> str:
     words = [row.reason] if row.reason else []
-    words += [f"{name} {_number(value)}" for name, value in row.health.items()]
+    words += [f"{name} {_number(value)}" for name, value in row.health.items() if value]
     if row.said_ms is not None and at_ms - row.said_ms > _SILENT_MS:
         words.append(f"(said {ago(at_ms - row.said_ms)} ago)")
-    return escape("  ".join(words))
+    return escape(", ".join(words))
 
 
 def _number(value: float | int | str) -> str:

@@ -10,6 +10,10 @@ class NotReady(Exception):
     """A server does not answer a real request yet; the message says what it answered instead."""
 
 
+class Broken(NotReady):
+    """A server answers that it is broken: waiting will not help, starting it again will."""
+
+
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """One process to start: nothing of the caller's environment is inherited.
 

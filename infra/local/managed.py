@@ -12,7 +12,7 @@ from infra.local import logs
 from infra.local.backoff import Backoff
 from infra.local.ending import kill_session, send
 from infra.local.identity import Identity, alive, identify
-from infra.local.launch import NotReady
+from infra.local.launch import Broken, NotReady
 from infra.local.ports import PortBook
 from infra.local.service import Ports, Service
 from infra.local.state import MARK, ProcessStatus, Record, State
@@ -24,6 +24,7 @@ log = logging.getLogger("supervisor")
 # killed in between leaves a shell that reads the end of its input and goes.
 GATE = ("/bin/sh", "-c", 'read -r go && exec "$@" </dev/null', "gate")
 _PROBE_WHILE_STARTING_S = 0.1
+_LAST_WORD = 300
 
 
 class Managed:
@@ -88,7 +89,7 @@ class Managed:
                 self._start(now_s, ports)
         elif self.state in ("starting", "up"):
             if self._process is not None and (code := self._process.poll()) is not None:
-                self._crashed(now_s, _ended(code), ports)
+                self._crashed(now_s, _ended(code, self._last_word()), ports)
             else:
                 self._look(now_s, ports)
 
@@ -170,6 +171,9 @@ class Managed:
             self._next_s = now_s + 1.0
         if self.service.launch is None and self.state == "starting":
             self._next_s = now_s + 1.0
+        if self.state == "up" and isinstance(error, Broken):
+            self._crashed(now_s, f"is broken ({reason})", ports)
+            return
         silent_s = self.service.silent_s
         if self.state == "up" and silent_s is not None and now_s - self._answered_s > silent_s:
             self._crashed(now_s, f"no answer for {now_s - self._answered_s:.0f} s ({reason})", ports)
@@ -193,6 +197,11 @@ class Managed:
         self._next_s = now_s + wait_s
         log.warning("%s %s; starting it again in %.1f s", self.name, reason, wait_s)
         self._enter("restarting")
+
+    def _last_word(self) -> str:
+        """The end of the log's last line: of a traceback, the exception."""
+        lines = logs.tail(self._folder.log(self.name), 1).decode(errors="replace").rstrip()
+        return lines.rsplit(" | ", 1)[-1][:_LAST_WORD]
 
     def _clear(self) -> None:
         """Ends what is left of the process (its children too) and forgets it."""
@@ -234,10 +243,10 @@ class Managed:
         self._since_ms = time.time_ns() // 1_000_000
 
 
-def _ended(code: int) -> str:
+def _ended(code: int, last_word: str) -> str:
     if code < 0:
         return f"was killed by {signal.Signals(-code).name}"
-    return f"ended with exit code {code}"
+    return f"ended with exit code {code}" + (f": {last_word}" if last_word else "")
 
 
 def supervisor_identity() -> Identity:

@@ -16,8 +16,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     for an outside server: nothing is started, it is only waited for. `probe(ports, pid, timeout_s)` makes a real
     request and returns the version, or raises NotReady. `prepare(ports)` runs once after the first answer, before
     anybody who needs the service starts (topics, schemas); an exception there is shown and tried again.
-    `silent_s`: a process that is there but whose probe fails for so long is killed and started again (a Triton whose
-    Python stub died answers no request for ever); None where a busy server may well be silent.
+    `silent_s`: a process that is there but whose probe fails for so long is killed and started again; None where a busy
+    server may well be silent. A probe that raises Broken has it started again at once.
     """
 
     name: str

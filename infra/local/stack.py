@@ -10,7 +10,7 @@ from typing import Any
 
 from infra.local import clickhouse, kafka, redis, triton
 from infra.local.ending import remove_shared_memory
-from infra.local.launch import Launch, NotReady
+from infra.local.launch import Broken, Launch, NotReady
 from infra.local.service import Ports, Service
 from infra.local.state import State, write_json
 from infra.settings import Settings, shared_memory, with_addresses
@@ -115,10 +115,10 @@ class Stack:
             probe=lambda ports, _, timeout_s: probe(name, self.resolve(ports), timeout_s),
             addresses=lambda ports: addresses(name, self.resolve(ports)),
             prepare=self._provision if name == "kafka" else None,
-            # A request that waits for a dead stub waits for ever; a live one answers in milliseconds.
+            # A request that waits for a dead model waits for ever; a live one answers in milliseconds.
             probe_interval_s=2.0 if name == "triton" else 5.0,
             probe_timeout_s=5.0 if name == "triton" else 2.0,
-            silent_s=15.0 if name == "triton" else None,
+            silent_s=30.0 if name == "triton" else None,
         )
 
     def _launch(self, name: str, ports: Ports) -> Launch:
@@ -189,4 +189,10 @@ def probe(name: str, settings: Settings, timeout_s: float) -> str:
     if name == "clickhouse":
         where = settings.serving.clickhouse
         return clickhouse.probe(where.address, timeout_s, user=where.user, password=where.password)
-    return triton.probe(settings.serving.triton.http, timeout_s)
+    try:
+        return triton.probe(settings.serving.triton.http, timeout_s)
+    except NotReady as error:
+        # The server does not start a model's process again when it died.
+        if "is not healthy" in str(error):
+            raise Broken(str(error)) from error
+        raise

@@ -14,7 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from infra.local.identity import identify
-from infra.local.launch import Launch, NotReady
+from infra.local.launch import Broken, Launch, NotReady
 from infra.local.managed import GATE
 from infra.local.ports import is_free
 from infra.local.service import Ports, Service
@@ -34,6 +34,7 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN if how == "stubborn" else leave)
 with open("order", "a") as file:
     file.write(f"+{name}\\n")
 if how == "broken":
+    print("failed | Traceback | ValueError: no such arm", flush=True)
     sys.exit(7)
 server = socket.create_server(("127.0.0.1", port))
 while True:
@@ -146,7 +147,7 @@ def test_a_killed_process_is_started_again_on_its_port_and_counted(tmp_path: Pat
 def test_a_process_that_crashes_again_and_again_waits_longer_and_says_why(tmp_path: Path) -> None:
     with supervised(tmp_path, server(tmp_path, "a", how="broken"), server(tmp_path, "b", "a")) as run:
         broken = run.wait("a", "restarting", restarts=3)
-        assert broken.reason == "ended with exit code 7"
+        assert broken.reason == "ended with exit code 7: ValueError: no such arm"
         waiting = run.process("b")
         assert (waiting.state, waiting.reason, waiting.pid) == ("waiting", "for a", None)
 
@@ -159,6 +160,21 @@ def test_a_process_that_answers_no_more_is_killed_and_started_again(tmp_path: Pa
         (tmp_path / "a.deaf").unlink()
         assert run.wait("a", "up", restarts=1).pid != pid
         assert pid is not None and gone(pid)
+
+
+def test_a_process_that_says_that_it_is_broken_is_started_again_at_once(tmp_path: Path) -> None:
+    service = server(tmp_path, "a")
+
+    def ask(ports: Ports, pid: int | None, timeout_s: float) -> str:
+        if (tmp_path / "broken").exists():
+            (tmp_path / "broken").unlink()
+            raise Broken("its model died")
+        return service.probe(ports, pid, timeout_s)
+
+    with supervised(tmp_path, replace(service, probe=ask)) as run:
+        pid = run.wait("a", "up").pid
+        (tmp_path / "broken").touch()
+        assert run.wait("a", "up", restarts=1).pid != pid
 
 
 def test_a_busy_process_may_be_silent_where_nothing_is_said_about_silence(tmp_path: Path) -> None:
