@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -16,6 +16,7 @@ _MAX_RECORDS: Final = 4_000
 _ENOUGH_RECORDS: Final = 500
 
 Records = dict[str, list[Any]]
+Upstream = Callable[[str], Awaitable[bool]]
 
 
 def reader(settings: KafkaSettings, client_id: str) -> AIOKafkaConsumer:
@@ -91,19 +92,31 @@ class Inputs:
                     found[tp.topic] = list(records)
         return found
 
+    async def position(self, tp: TopicPartition) -> int:
+        """The next offset to be handed out; past what only the broker writes (the ends of transactions)."""
+        found: int = await self._readers[tp].position(tp)
+        in_hand = self._pending.get(tp)
+        if in_hand is not None and in_hand.done() and (records := in_hand.result().get(tp)):
+            found = records[0].offset
+        return found
+
     async def at_end(self, tp: TopicPartition) -> bool:
         """Whether the broker says, now, that there is nothing more to read; raises KafkaError where it is away."""
-        consumer = self._readers[tp]
-        ends = await consumer.end_offsets([tp])
-        position: int = await consumer.position(tp)
-        return position >= ends[tp] and not (tp in self._pending and self._pending[tp].done())
+        ends = await self._readers[tp].end_offsets([tp])
+        at_end: bool = await self.position(tp) >= ends[tp]
+        return at_end
 
 
 class Idleness:
-    """Since when each input has been idle: at its end by the broker's own word, and silent for `grace_s`."""
+    """Since when each input has been idle: at its end by the broker's own word, and silent for `grace_s`.
 
-    def __init__(self, inputs: Inputs, grace_s: float) -> None:
+    `upstream_done` says whether whoever writes a topic from others of ours has nothing left to read: what the intake
+    still holds back is not silence.
+    """
+
+    def __init__(self, inputs: Inputs, grace_s: float, upstream_done: Upstream) -> None:
         self._inputs = inputs
+        self._upstream_done = upstream_done
         self._grace_s = grace_s
         self._last_s = dict.fromkeys(inputs.inputs, time.monotonic())
         self._asked_s = 0.0
@@ -124,7 +137,7 @@ class Idleness:
             return idle
         self._asked_s = now
         for tp in silent:
-            if await self._inputs.at_end(tp):
+            if await self._upstream_done(tp.topic) and await self._inputs.at_end(tp):
                 idle[tp.topic] = int((now - self._last_s[tp] - self._grace_s) * 1_000)
             else:
                 # Records are on their way: time that they took is not silence.

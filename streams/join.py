@@ -95,8 +95,8 @@ class Join:
         self._raw: dict[Key, bytes] = {}
         self._ends: list[tuple[int, Key]] = []
         self._expiries: list[tuple[int, Key]] = []
-        self._waiting: dict[Key, dict[str, Waiting]] = {}
-        self._deadlines: list[tuple[int, int, Key, str]] = []
+        self._waiting: dict[Key, dict[int, Waiting]] = {}
+        self._deadlines: list[tuple[int, int, Key]] = []
         self._users: dict[str, UserStats] = {}
         self._examples: list[Example] = []
         self._signals: list[Signal] = []
@@ -128,7 +128,7 @@ class Join:
         self._user(impression.user).add_impressions(len(impression.items), impression.ts)
         for waiting in sorted(self._waiting.get(key, {}).values(), key=lambda one: one.order):
             if self._joins(held, waiting.action, waiting.before):
-                self._forget_waiting(key, waiting.action.event_id)
+                self._forget_waiting(key, waiting.order)
                 self._decide(key, held, waiting)
         return True
 
@@ -155,7 +155,7 @@ class Join:
             self._organic(waiting)
         else:
             self._wait(key, waiting)
-            self._changes[_waiting_key(key, action.event_id)] = msgspec.msgpack.encode(waiting)
+            self._changes[_waiting_key(key, waiting.order)] = msgspec.msgpack.encode(waiting)
 
     def advance(self, impressions_idle_ms: int | None = None, actions_idle_ms: int | None = None) -> None:
         """Moves the watermark and decides what it passed: windows' ends, waiting actions, the horizon.
@@ -170,8 +170,8 @@ class Join:
         _follow(actions, actions_idle_ms, impressions)
         watermark = self.watermark
         while self._deadlines and self._deadlines[0][0] < watermark:
-            _, _, key, event_id = heapq.heappop(self._deadlines)
-            waiting = self._forget_waiting(key, event_id)
+            _, order, key = heapq.heappop(self._deadlines)
+            waiting = self._forget_waiting(key, order)
             if waiting is not None:
                 self._organic(waiting)
         while self._ends and self._ends[0][0] < watermark:
@@ -307,14 +307,15 @@ class Join:
             self._changes[_slots_key(key)] = None
 
     def _wait(self, key: Key, waiting: Waiting) -> None:
-        self._waiting.setdefault(key, {})[waiting.action.event_id] = waiting
-        heapq.heappush(self._deadlines, (waiting.action.ts, waiting.order, key, waiting.action.event_id))
+        # By order and not by event id: one that came again after its horizon must not displace the first.
+        self._waiting.setdefault(key, {})[waiting.order] = waiting
+        heapq.heappush(self._deadlines, (waiting.action.ts, waiting.order, key))
 
-    def _forget_waiting(self, key: Key, event_id: str) -> Waiting | None:
+    def _forget_waiting(self, key: Key, order: int) -> Waiting | None:
         of_key = self._waiting.get(key, {})
-        waiting = of_key.pop(event_id, None)
+        waiting = of_key.pop(order, None)
         if waiting is not None:
-            self._changes[_waiting_key(key, event_id)] = None
+            self._changes[_waiting_key(key, order)] = None
         if not of_key:
             self._waiting.pop(key, None)
         return waiting
@@ -347,8 +348,8 @@ class Join:
             if held.closed or held.slots:
                 yield _slots_key(key), msgspec.msgpack.encode(HeldState(closed=held.closed, slots=held.slots))
         for key, of_key in self._waiting.items():
-            for event_id, waiting in of_key.items():
-                yield _waiting_key(key, event_id), msgspec.msgpack.encode(waiting)
+            for order, waiting in of_key.items():
+                yield _waiting_key(key, order), msgspec.msgpack.encode(waiting)
         for user, stats in self._users.items():
             yield b"u/" + user.encode(), msgspec.msgpack.encode(stats)
         yield from self._seen.snapshot().items()
@@ -392,5 +393,5 @@ def _slots_key(key: Key) -> bytes:
     return f"s/{key[0]}\0{key[1]}".encode()
 
 
-def _waiting_key(key: Key, event_id: str) -> bytes:
-    return f"w/{key[0]}\0{key[1]}\0{event_id}".encode()
+def _waiting_key(key: Key, order: int) -> bytes:
+    return f"w/{key[0]}\0{key[1]}\0{order}".encode()

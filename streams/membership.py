@@ -38,6 +38,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
         self._session_timeout_ms = int(session_timeout_s * 1_000)
         self._tasks: dict[_Key, tuple[Task, asyncio.Task[None]]] = {}
         self._noted: dict[TopicPartition, int] = {}
+        self._committed: dict[TopicPartition, int] = {}
         self._consumer: AIOKafkaConsumer | None = None
         self._running: asyncio.Task[None] | None = None
         self.assigned = False
@@ -111,25 +112,45 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _commit(self, consumer: AIOKafkaConsumer) -> None:
         mine = consumer.assignment()
-        noted = {tp: offset for tp, offset in self._noted.items() if tp in mine}
-        self._noted = {}
-        if noted:
+        news = {tp: offset for tp, offset in self._noted.items() if tp in mine and self._committed.get(tp) != offset}
+        if news:
             try:
-                await consumer.commit(noted)
+                await consumer.commit(news)
+                self._committed |= news
             except KafkaError as error:
                 # Only what others see of the lag is old for a second.
                 log.debug("commit: %s", error)
+
+    def _note(self, positions: dict[TopicPartition, int]) -> None:
+        self._noted |= positions
+
+    async def _upstream_done(self, topic: str) -> bool:
+        """Whether all that was sent to `events` by now is on `actions`, by what the group has committed."""
+        if topic != topics.ACTIONS.name:
+            return True
+        consumer = self._consumer
+        if consumer is None:
+            return False
+        partitions = consumer.partitions_for_topic(topics.EVENTS.name) or set()
+        events = [TopicPartition(topics.EVENTS.name, k) for k in partitions]
+        try:
+            ends = await consumer.end_offsets(events)
+            committed = await asyncio.gather(*(consumer.committed(tp) for tp in events))
+        except KafkaError:
+            return False
+        return bool(events) and all(ends[tp] <= (at or 0) for tp, at in zip(events, committed, strict=True))
 
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         """Nothing yet: fencing guards what moves, and what stays need not stop."""
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        self._committed.clear()
         if self._consumer is not None and assigned:
             self._consumer.pause(*assigned)
         wanted = {(_DECIDING[tp.topic], tp.partition) for tp in assigned if tp.topic in _DECIDING}
         await self._keep(wanted)
         for stage, partition in sorted(wanted - self._tasks.keys()):
-            task = Task(stage, partition, self._settings, self._task, self._noted.update)
+            task = Task(stage, partition, self._settings, self._task, self._note, self._upstream_done)
             self._tasks[stage, partition] = (task, asyncio.create_task(task.run(), name=task.name))
         self.assigned = True
         log.info("owns %s", ", ".join(task.name for task, _ in self._tasks.values()) or "nothing")

@@ -21,7 +21,7 @@ import msgspec
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
 
-from streams.inputs import Idleness, Inputs, reader
+from streams.inputs import Idleness, Inputs, Upstream, reader
 from streams.kafka import MAX_REQUEST_BYTES, backoff
 from streams.outbox import Entry, Outbox
 from streams.settings import StreamsSettings
@@ -55,6 +55,7 @@ class Task:
         settings: StreamsSettings,
         task: TaskSettings,
         noted: Callable[[dict[TopicPartition, int]], None],
+        upstream_done: Upstream,
     ) -> None:
         self._settings = settings
         self._task = task
@@ -63,6 +64,7 @@ class Task:
         self._inputs = [TopicPartition(t.name, partition) for t in STAGES[name].inputs]
         self._changelog = TopicPartition(changelog(name), partition)
         self._noted = noted
+        self._upstream_done = upstream_done
         self.name = f"{name}-{partition}"
         self.stage: Stage | None = None
         self.restored = asyncio.Event()
@@ -131,7 +133,7 @@ class Task:
         return entries
 
     async def _loop(self, stage: Stage, inputs: Inputs, producer: AIOKafkaProducer, positions: Positions) -> None:
-        idleness = Idleness(inputs, self._settings.join.idle_s)
+        idleness = Idleness(inputs, self._settings.join.idle_s, self._upstream_done)
         while True:
             batch = await inputs.read(self._task.linger_s)
             idle = await idleness.look(batch)
@@ -139,11 +141,10 @@ class Task:
             changes = stage.process(batch, idle, time.time_ns() // 1_000_000, out)
             for topic, records in batch.items():
                 positions[topic] = records[-1].offset + 1
-            if not batch and not out:
-                # Only a clock moved: it can be moved again.
-                continue
-            await self._commit(producer, out, changes, positions)
-            self._noted({tp: positions[tp.topic] for tp in self._inputs if tp.topic in positions})
+            # Where nothing came in or goes out only a clock moved, and it can be moved again.
+            if batch or out:
+                await self._commit(producer, out, changes, positions)
+            self._noted({tp: await inputs.position(tp) for tp in self._inputs})
 
     async def _commit(self, producer: AIOKafkaProducer, out: Outbox, changes: Changes, positions: Positions) -> None:
         for key, value in changes.items():
