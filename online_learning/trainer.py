@@ -22,13 +22,13 @@ from online_learning.updates.publisher import Publisher
 from streams import kafka
 from streams.dead_letters import DeadLetters
 from streams.health import Health
-from streams.records import Item, User
+from streams.records import Example, Item, User
 from streams.topics import EXAMPLES, IMPRESSIONS, ITEMS, METRICS, USERS
 
 logger = logging.getLogger(__name__)
 
 # Impressions predicted at once: small enough that examples do not wait behind them, large enough to be efficient.
-_IMPRESSIONS: Final = 64
+_IMPRESSIONS: Final = 32
 _REPORT_INTERVAL_S: Final = 0.5
 _STOP_TIMEOUT_S: Final = 10.0
 
@@ -85,8 +85,7 @@ class Trainer:
             self._take_entity(record, value)
         while self._erased:
             self._learners.forget_user(self._erased.pop(), _now_ms(), self._publisher.version)
-        ahead = self._learners.predictions.ahead > self._settings.trainer.remembered_examples // 2
-        if not ahead:
+        if not self._learned_something and not self._is_ahead():
             self._see_impressions(0)
         idle_ms = 0.0 if self._learned_something else self._settings.trainer.poll_interval_ms
         batch = list(self._examples.poll(idle_ms, self._settings.trainer.max_batch))
@@ -120,7 +119,7 @@ class Trainer:
     def _learn(self, batch: list[tuple[Any, Any]]) -> None:
         examples = [example for _, example in batch]
         if self._learners.unseen(examples):
-            self._catch_up({record.partition for record, _ in batch})
+            self._catch_up(examples, sorted({record.partition for record, _ in batch}))
         counts = self._learners.counters.examples
         for record, _ in batch:
             counts[record.partition] = counts.get(record.partition, 0) + 1
@@ -130,17 +129,23 @@ class Trainer:
     def _see_impressions(self, timeout_ms: float) -> None:
         self._learners.see([seen for _, seen in self._impressions.poll(timeout_ms, _IMPRESSIONS)])
 
-    def _catch_up(self, partitions: set[int]) -> None:
-        """Reads impressions up to their present end, so that a request is predicted before a label of it is learned.
+    def _is_ahead(self) -> bool:
+        # Beyond this, what is remembered would be forgotten before its examples come.
+        return self._learners.predictions.ahead > self._settings.trainer.remembered_examples // 2
+
+    def _catch_up(self, examples: list[Example], partitions: list[int]) -> None:
+        """Reads impressions until these examples' are predicted, at most up to their present end, so that a request is
+        predicted before a label of it is learned.
 
         Impressions and examples of a user share a partition number, and an impression is written before its examples.
+        Under load this is the only place that reads them: predictions made far ahead would be those of an older model.
         """
         try:
-            ends = self._impressions.ends(sorted(partitions))
+            ends = self._impressions.ends(partitions)
         except kafka.BrokerAway as error:
             logger.warning("impressions could not be read to their end: %s", error)
             return
-        while not self._impressions.reached(ends) and not self._stop.is_set():
+        while self._learners.unseen(examples) and not self._impressions.reached(ends) and not self._stop.is_set():
             self._see_impressions(100)
 
     def _take_entity(self, record: Any, value: Item | User | None) -> None:

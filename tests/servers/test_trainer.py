@@ -1,0 +1,155 @@
+"""The trainer against a real Kafka: it learns, publishes, keeps, goes on, and nothing on a topic stops it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from kafka import TopicPartition
+
+from online_learning.checkpoint.checkpoint import CheckpointError
+from online_learning.checkpoint.store import CheckpointStore
+from online_learning.models.scorer import Scorer
+from online_learning.settings import FieldSettings
+from online_learning.state import dense_parameters, log_position, meta_of
+from online_learning.updates.log_writer import Fenced
+from streams import kafka
+from streams.records import FrameKind, Validation
+from streams.settings import KafkaSettings
+from streams.topics import DEAD_LETTERS, EXAMPLES, METRICS, UPDATES, USERS, Topic
+from tests.stacks import RunningStack, wait_until
+from tests.trainers import SLOTS, TASKS, learning_settings, send_items, send_requests, trainer_in_thread
+
+pytestmark = pytest.mark.servers
+
+
+@pytest.fixture
+def settings(fresh_kafka: RunningStack) -> KafkaSettings:
+    return fresh_kafka.settings.kafka
+
+
+@pytest.fixture
+def producer(settings: KafkaSettings) -> Iterator[kafka.Producer]:
+    with kafka.producer(settings) as one:
+        send_items(one)
+        yield one
+
+
+def everything(settings: KafkaSettings, topic: Topic) -> list[object]:
+    reader = kafka.consumer(settings)
+    partitions = kafka.assign(reader, [topic.name])
+    ends, records = reader.end_offsets(partitions), []
+    while any(reader.position(p) < ends[p] for p in partitions):
+        for found in reader.poll(200).values():
+            records += [topic.codec.decode(record.value) for record in found]
+    reader.close()
+    return records
+
+
+def test_it_learns_publishes_validates_and_keeps(settings: KafkaSettings, producer: kafka.Producer, tmp_path: Path):
+    learning = learning_settings(settings, tmp_path)
+    with trainer_in_thread(learning) as health:
+        sent = send_requests(producer, 0, 400)
+        wait_until(lambda: health.values["learned"] == sent, 120, "all is learned")
+    values = health.values
+    assert values["examples"] == values["validated_click"] == sent
+    assert values["impressions"] == 400
+    assert values["late_predictions"] == values["dead_letters"] == 0
+    assert values["auc_click_online"] > 0.6
+
+    windows = {
+        (one.learner, one.task, one.window): one for one in everything(settings, METRICS) if isinstance(one, Validation)
+    }
+    for learner in ("online", "river", "popularity"):
+        assert sum(one.n for (who, _, _), one in windows.items() if who == learner) == sent
+
+    checkpoint = CheckpointStore(tmp_path).load_newest()
+    assert checkpoint is not None
+    meta = meta_of(checkpoint)
+    assert sum(meta.counters.examples.values()) == sent
+    Scorer(learning.model, len(TASKS)).load(dense_parameters(checkpoint))
+    frames = everything(settings, UPDATES)
+    learned = max((frame.sequence, frame.learned) for frame in frames if frame.kind is FrameKind.SPARSE)[1]
+    assert learned == checkpoint.offsets[EXAMPLES.name]
+    assert log_position(checkpoint).of("sparse/0").sequence == max(
+        frame.sequence for frame in frames if frame.kind is FrameKind.SPARSE
+    )
+    assert any(frame.kind is FrameKind.DENSE for frame in frames)
+
+
+def test_a_restart_goes_on_where_it_stopped(settings: KafkaSettings, producer: kafka.Producer, tmp_path: Path):
+    learning = learning_settings(settings, tmp_path)
+    first = send_requests(producer, 0, 50)
+    with trainer_in_thread(learning) as health:
+        wait_until(lambda: health.values["learned"] == first, 60, "the first are learned")
+    epoch = health.values["epoch"]
+    second = send_requests(producer, 50, 80)
+    with trainer_in_thread(learning) as health:
+        wait_until(lambda: health.values["learned"] == first + second, 60, "the others are learned")
+    assert health.values["epoch"] > epoch
+    assert health.values["examples"] == first + second
+
+
+def test_what_cannot_be_read_becomes_a_dead_letter(settings: KafkaSettings, producer: kafka.Producer, tmp_path: Path):
+    with trainer_in_thread(learning_settings(settings, tmp_path)) as health:
+        for topic in (EXAMPLES.name, "impressions", "items", "users"):
+            for value in (b"\xff\xfe", b"{", b"", b"[1,2]"):
+                producer.send_bytes(topic, value, b"k")
+        sent = send_requests(producer, 0, 20)
+        wait_until(lambda: health.values["learned"] == sent, 60, "the good are learned")
+        wait_until(lambda: health.values["dead_letters"] == 16, 60, "the bad are told")
+    letters = everything(settings, DEAD_LETTERS)
+    assert sorted({letter.topic for letter in letters}) == ["examples", "impressions", "items", "users"]
+    assert all(letter.reason and letter.value is not None for letter in letters)
+
+
+def test_an_erased_user_is_gone_from_the_update_log_too(
+    settings: KafkaSettings, producer: kafka.Producer, tmp_path: Path
+):
+    with trainer_in_thread(learning_settings(settings, tmp_path)) as health:
+        sent = send_requests(producer, 0, 41)
+        wait_until(lambda: health.values["learned"] == sent, 60, "all is learned")
+        rows = health.values["rows"]
+        producer.send(USERS, None, "u7")
+        wait_until(lambda: health.values["rows"] == rows - 1, 60, "the user's row is gone")
+    assert sum(len(frame.tombstones) for frame in everything(settings, UPDATES)) == 8
+
+
+def test_another_models_checkpoint_is_refused_in_words(
+    settings: KafkaSettings, producer: kafka.Producer, tmp_path: Path
+):
+    learning = learning_settings(settings, tmp_path)
+    with trainer_in_thread(learning):
+        send_requests(producer, 0, 2)
+    fields = (*learning.model.fields, FieldSettings(name="mood", side="context", source="context", attribute="mood"))
+    other = msgspec.structs.replace(learning, model=msgspec.structs.replace(learning.model, fields=fields))
+    with pytest.raises(CheckpointError, match="fields"), trainer_in_thread(other):
+        pass
+
+
+def test_of_two_trainers_the_older_one_stops(settings: KafkaSettings, producer: kafka.Producer, tmp_path: Path):
+    older, newer = learning_settings(settings, tmp_path / "a"), learning_settings(settings, tmp_path / "b")
+    with pytest.raises(Fenced), trainer_in_thread(older), trainer_in_thread(newer) as health:
+        sent = send_requests(producer, 0, 20)
+        wait_until(lambda: health.values["learned"] == sent, 60, "the newer one learns")
+
+
+def test_examples_behind_the_oldest_checkpoint_are_deleted(
+    settings: KafkaSettings, producer: kafka.Producer, tmp_path: Path
+):
+    learning = learning_settings(settings, tmp_path, examples_kept_s=0.001, checkpoints_kept=1)
+    reader = kafka.consumer(settings)
+    places = [TopicPartition(topic, k) for topic, k in ((EXAMPLES.name, 0), (EXAMPLES.name, 1), (UPDATES.name, 0))]
+    reader.assign(places)
+    with trainer_in_thread(learning) as health:
+
+        def deleted() -> bool:
+            deleted.sent += send_requests(producer, deleted.sent // SLOTS, deleted.sent // SLOTS + 10)
+            return all(reader.beginning_offsets(places)[place] > 0 for place in places)
+
+        deleted.sent = 0
+        wait_until(deleted, 120, "the beginning of both topics is gone")
+        wait_until(lambda: health.values["learned"] == deleted.sent, 60, "all is learned")
+    reader.close()
+    with trainer_in_thread(learning) as health:
+        assert health.values["learned"] == deleted.sent

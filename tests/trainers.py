@@ -1,0 +1,133 @@
+"""Trainers and their input for tests: examples by the thousand, a trainer in a thread or in a process to be killed."""
+
+import multiprocessing
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from online_learning.settings import LearningSettings, ModelSettings, TrainerSettings
+from online_learning.trainer import run
+from streams import kafka
+from streams.health import Health, HealthReport, read_health
+from streams.records import SCHEMA_VERSION, Example, Impression, Item, Label, LabelState, Shown
+from streams.settings import KafkaSettings, TaskSettings
+from streams.topics import EXAMPLES, IMPRESSIONS, ITEMS
+from tests.stacks import wait_until
+
+TASKS = (TaskSettings(name="click", shown_is_negative=True), TaskSettings(name="rating"))
+ITEM_COUNT = 50
+SLOTS = 5
+
+
+def learning_settings(settings: KafkaSettings, folder: Path, **trainer: object) -> LearningSettings:
+    """A small model that keeps itself twice a second under `folder`."""
+    told = {"checkpoint_interval_s": 0.5, "checkpoint_dir": str(folder), "validation_window": 100, **trainer}
+    return LearningSettings(
+        kafka=settings,
+        tasks=TASKS,
+        model=ModelSettings(dim=4, hidden=(8,)),
+        trainer=msgspec.convert(told, TrainerSettings),
+    )
+
+
+def send_items(producer: kafka.Producer) -> None:
+    """The catalogue."""
+    for number in range(ITEM_COUNT):
+        item = Item(item=f"i{number}", attributes={"category": f"c{number % 5}"})
+        producer.send(ITEMS, item, item.item)
+
+
+def send_requests(producer: kafka.Producer, first: int, last: int) -> int:
+    """Requests `first` to `last` (excluded), each an impression and then an example per slot; how many examples."""
+    for number in range(first, last):
+        random = np.random.default_rng(number)
+        user, items = f"u{number % 40}", random.integers(0, ITEM_COUNT, SLOTS).tolist()
+        shown = [Shown(f"i{item}", k, 0.0, 1.0, "test", False) for k, item in enumerate(items)]
+        producer.send(IMPRESSIONS, Impression(SCHEMA_VERSION, f"r{number}", number, user, shown), user)
+        for k, item in enumerate(items):
+            click = float(random.random() < (0.7 if item % 5 == number % 40 % 5 else 0.1))
+            producer.send(
+                EXAMPLES,
+                Example(
+                    SCHEMA_VERSION,
+                    f"r{number}/{k}",
+                    0,
+                    number,
+                    user,
+                    f"i{item}",
+                    {"click": Label(LabelState.OBSERVED, click), "rating": Label(LabelState.CENSORED)},
+                    request_id=f"r{number}",
+                    position=k,
+                ),
+                user,
+            )
+    return (last - first) * SLOTS
+
+
+@contextmanager
+def trainer_in_thread(settings: LearningSettings) -> Iterator[Health]:
+    """A trainer that runs while the block does, and ends in order; raises what it raised."""
+    stop, health, failed = threading.Event(), Health(None), list[BaseException]()
+
+    def work() -> None:
+        try:
+            run(settings, stop, health)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work, name="trainer")
+    thread.start()
+    try:
+        wait_until(lambda: "epoch" in health.values or failed, 120, "the trainer is ready")
+        yield health
+    finally:
+        stop.set()
+        thread.join(60)
+        assert not thread.is_alive()
+        if failed:
+            raise failed[0]
+
+
+class TrainerProcess:
+    """A trainer in a process of its own, whose health is read from a file."""
+
+    def __init__(self, settings: LearningSettings, health: Path) -> None:
+        self._health = health
+        health.unlink(missing_ok=True)
+        self._stop = multiprocessing.get_context("spawn").Event()
+        self._process = multiprocessing.get_context("spawn").Process(
+            target=_train, args=(msgspec.json.encode(settings), str(health), self._stop), daemon=True
+        )
+        self._process.start()
+
+    @property
+    def report(self) -> HealthReport | None:
+        """What it said last."""
+        assert self._process.is_alive(), f"the trainer ended with {self._process.exitcode}"
+        return read_health(self._health)
+
+    def value(self, name: str) -> float:
+        """A value of its last report, 0 before the first."""
+        report = self.report
+        found = report.values.get(name, 0) if report is not None else 0
+        assert not isinstance(found, str)
+        return found
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._process.kill()
+        self._process.join(30)
+
+    def stop(self) -> None:
+        """Asks it to stop and waits until it has."""
+        self._stop.set()
+        self._process.join(60)
+        assert self._process.exitcode == 0
+
+
+def _train(settings: bytes, health: str, stop: threading.Event) -> None:
+    run(msgspec.json.decode(settings, type=LearningSettings), stop, Health(Path(health), interval_s=0.05))
