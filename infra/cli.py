@@ -14,7 +14,7 @@ from rich.live import Live
 from infra import settings as settings_module
 from infra.ab import ab
 from infra.demo.command import demo
-from infra.inputs import replay, simulate
+from infra.inputs import probe, replay, simulate
 from infra.settings import Settings, SettingsError
 
 app = typer.Typer(
@@ -223,6 +223,7 @@ def logs(
 
 app.command()(replay)
 app.command()(simulate)
+app.command()(probe)
 app.command()(ab)
 app.command()(demo)
 
