@@ -1,8 +1,16 @@
 """How far somebody is in the update log."""
 
+from typing import Final
+
 import msgspec
 
 from streams.records import Frame
+
+TABLE: Final = "sparse"
+"""The table of the model's rows, by its name in frames and checkpoints."""
+
+DENSE: Final = "dense"
+"""The name under which dense bundles go."""
 
 
 def stream_of(table: str, shard: int) -> str:

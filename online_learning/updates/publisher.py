@@ -16,13 +16,10 @@ from online_learning.table.table import Export, Table
 from online_learning.table.version import pack_version
 from online_learning.updates.frames import RowEncoding, Rows, dense_frame, epoch_frame, sparse_frames
 from online_learning.updates.log_writer import Acknowledged, LogWriter, PublishFailed
-from online_learning.updates.position import LogPosition, StreamPosition, stream_of
+from online_learning.updates.position import DENSE, TABLE, LogPosition, StreamPosition, stream_of
 from online_learning.updates.repair import frames_behind
 from streams.records import Frame
 from streams.settings import KafkaSettings
-
-DENSE: Final = "dense"
-"""The stream of dense bundles."""
 
 # What may be in memory for Kafka at once; also about what one transaction can commit in a second on a laptop.
 MAX_BATCH_BYTES: Final = 8 * 2**20
@@ -43,7 +40,7 @@ class Publisher:
         self,
         settings: KafkaSettings,
         *,
-        table: str = "sparse",
+        table: str = TABLE,
         shard: int = 0,
         encoding: RowEncoding = "f32",
         max_batch_bytes: int = MAX_BATCH_BYTES,

@@ -1,6 +1,6 @@
 """Keeps every item's retrieval vector in step with the rows that it is made of."""
 
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from serving.replica.items import Items
 from serving.shared.head import HeadWriter
 from serving.shared.shared_table import SharedTableWriter
 from serving.shared.vectors import VectorsWriter
+
+# numba's kernels carry no types.
+_pool: Any = gather_pooled_range
 
 # A row that more items share (a genre) changes with nearly every step, and would make all of them new each time: those
 # wait for the next sweep. An item's own row, by which a click moves it, does not wait.
@@ -93,5 +96,5 @@ def pooled_rows(table: SharedTableWriter, side: Side) -> NDArray[np.float32]:
     rows, found = table.lookup(side.keys)
     there = np.where(found, np.arange(len(found)), -1)
     out = np.empty(side.rows * side.fields * table.width, np.float32)
-    gather_pooled_range(rows.reshape(-1), table.width, there, side.offsets, True, out, 0, side.rows * side.fields)
+    _pool(rows.reshape(-1), table.width, there, side.offsets, True, out, 0, side.rows * side.fields)
     return out.reshape(side.rows, side.fields, table.width)

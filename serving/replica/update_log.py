@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 
 from online_learning.checkpoint.checkpoint import Checkpoint, CheckpointError
 from online_learning.checkpoint.store import CheckpointStore
-from online_learning.learner import TABLE
 from online_learning.state import dense_parameters, log_position
 from online_learning.updates.frames import rows_of, tensors_of
-from online_learning.updates.position import LogPosition, StreamPosition, stream_of
-from online_learning.updates.publisher import DENSE
+from online_learning.updates.position import DENSE, TABLE, LogPosition, StreamPosition, stream_of
 from online_learning.updates.sequence import FrameOrder, Gap, Verdict
 from serving.shared.dense_bundle import DenseWriter
 from serving.shared.head import HeadWriter, Lineage
