@@ -65,3 +65,26 @@ def test_batches_count_once_through_kill_and_resend() -> None:
     expected = [(batch, ROWS) for batch in range(ROUNDS * BATCHES)]
     assert counts == expected
     assert rolled_up == expected
+
+
+def test_the_database_opens_again_whatever_was_in_it_when_it_was_killed() -> None:
+    with running() as gateway:
+        for kill_round, statements in enumerate(
+            [
+                [],
+                ["CREATE DATABASE other", "CREATE TABLE other.t (a UInt8) ENGINE = MergeTree ORDER BY a"],
+                ["CREATE TABLE t (a UInt8) ENGINE = MergeTree ORDER BY a", "INSERT INTO t VALUES (1)"],
+                ["DROP TABLE t SYNC"],
+                ["CREATE OR REPLACE VIEW v AS SELECT 1 AS one"],
+            ]
+        ):
+            with gateway.client() as client:
+                for statement in statements:
+                    client.command(statement)
+                before = client.query("SELECT database, name, uuid FROM system.tables WHERE database != 'system'")
+            gateway.kill()
+            gateway.start()
+            with gateway.client() as client:
+                after = client.query("SELECT database, name, uuid FROM system.tables WHERE database != 'system'")
+                assert sorted(after.result_rows) == sorted(before.result_rows), kill_round
+                assert client.command("SELECT engine FROM system.databases WHERE name = 'default'") == "Atomic"

@@ -97,9 +97,12 @@ class Engine:
         if self._text("SELECT engine FROM system.databases WHERE name = 'default'") == "Atomic":
             return
         self._base.query("DETACH DATABASE default")
-        if (path / "metadata" / "default.sql").exists():
+        metadata = path / "metadata"
+        if (metadata / "default").exists():
             self._base.query("ATTACH DATABASE default")
         else:
+            # The folder is made with the first table; a definition without it does not attach.
+            (metadata / "default.sql").unlink(missing_ok=True)
             self._base.query("CREATE DATABASE default ENGINE = Atomic")
 
     def _text(self, sql: str) -> str:
