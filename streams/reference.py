@@ -127,8 +127,8 @@ def _revisions(
     last: dict[str, Label] | None = None
     revision, negative = 0, False
     done: list[Action] = []
-    for step in [*before, None, *after]:
-        closed = step is None or step in after
+    steps = [*((action, False) for action in before), (None, True), *((action, True) for action in after)]
+    for step, closed in steps:
         if step is not None:
             done.append(step)
         silent = [task for task in rules.shown_is_negative if _value(done, task, rules) is None]
@@ -149,7 +149,7 @@ def _revisions(
         corrects = last is not None and any(
             old.state is LabelState.OBSERVED and labels[task] != old for task, old in last.items()
         )
-        late = step is not None and (step in after or step.ts > end)
+        late = step is not None and (closed or step.ts > end)
         yield Expected(
             example_id,
             revision,

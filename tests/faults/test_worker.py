@@ -3,12 +3,18 @@
 import os
 import random
 import signal
+import subprocess
+import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from streams import topics
+from streams.health import read_health
 from streams.kafka import Producer, producer
 from streams.records import Event, Impression, Shown
 from tests.stacks import RunningStack, running_stack, wait_until
@@ -97,3 +103,106 @@ def test_no_example_is_lost_or_doubled_by_kills(tmp_path: Path) -> None:
                 )
             out.flush(30)
         check(stack)
+
+
+class Worker:
+    """One of several workers, in a process of its own."""
+
+    def __init__(self, stack: RunningStack, folder: Path, name: str) -> None:
+        self.health = folder / f"{name}.json"
+        self.log = folder / f"{name}.log"
+        argv = [sys.executable, "-m", "tests.faults.worker_driver", str(stack.state.folder), name, str(self.health)]
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(argv, stdout=output, stderr=output)
+
+    def partitions(self) -> int:
+        """How many tasks it owns, by its own newest word; 0 before its first."""
+        report = read_health(self.health)
+        return int(report.values["partitions"]) if report is not None and report.pid == self.process.pid else 0
+
+    def end(self, number: int) -> None:
+        """Sends a signal and waits for the end."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        self.process.wait(30)
+
+
+@contextmanager
+def load(stack: RunningStack, chance: random.Random) -> Iterator[None]:
+    """Requests and actions, all the time while the block runs."""
+    stop = threading.Event()
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        n = 0
+        try:
+            with producer(stack.settings.kafka) as out:
+                while not stop.wait(0.1):
+                    send(out, chance, n, n + 20)
+                    n += 20
+                out.flush(30)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(60)
+    assert failed == []
+
+
+@pytest.mark.timeout(400)
+def test_workers_that_come_and_go_under_load_lose_and_double_nothing(tmp_path: Path) -> None:
+    config = tmp_path / "freshet.toml"
+    config.write_text(CONFIG)
+    workers: list[Worker] = []
+    with running_stack(tmp_path / "stack", "kafka", config=config) as stack:
+
+        def start(name: str) -> Worker:
+            workers.append(Worker(stack, tmp_path, name))
+            return workers[-1]
+
+        try:
+            with load(stack, random.Random(9)):
+                one = start("one")
+                wait_until(lambda: one.partitions() == 6, 90, "the first worker owns everything")
+                two = start("two")
+                wait_until(lambda: (one.partitions(), two.partitions()) == (3, 3), 90, "both share the partitions")
+                two.end(signal.SIGKILL)
+                wait_until(lambda: one.partitions() == 6, 90, "the first has taken over")
+                three = start("three")
+                wait_until(lambda: (one.partitions(), three.partitions()) == (3, 3), 90, "two share again")
+                one.end(signal.SIGTERM)
+                wait_until(lambda: three.partitions() == 6, 90, "the last owns everything")
+            check(stack)
+        except BaseException:
+            print(*(worker.log.read_text()[-3_000:] for worker in workers), sep="\n---\n")
+            raise
+        finally:
+            for worker in workers:
+                worker.end(signal.SIGKILL)
+
+
+@pytest.mark.timeout(400)
+def test_a_broker_that_is_away_is_waited_for(tmp_path: Path) -> None:
+    chance = random.Random(13)
+    config = tmp_path / "freshet.toml"
+    config.write_text(CONFIG)
+    with running_stack(tmp_path / "stack", "kafka", "worker", config=config) as stack:
+        pid, size = stack.pid("worker"), stack.state.log("worker").stat().st_size
+        with load(stack, chance):
+            for _ in range(2):
+                before = stack.restarts("kafka")
+                os.kill(stack.pid("kafka"), signal.SIGKILL)
+                wait_until(
+                    lambda before=before: stack.restarts("kafka") > before and stack.is_up("kafka"),  # type: ignore[misc]
+                    90,
+                    "the broker is back",
+                )
+        check(stack)
+        assert stack.pid("worker") == pid
+        log = stack.state.log("worker").read_bytes()[size:]
+        assert log.count(b"Traceback") == 0 or len(log) < 100_000
