@@ -50,7 +50,7 @@ class LocalSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     A log is rotated (one old file is kept) at `log_max_mb`. `threads`: of numeric libraries, per process.
     """
 
-    start_timeout_s: Positive = 180.0
+    start_timeout_s: Positive = 300.0
     stop_timeout_s: Positive = 40.0
     restart_first_s: Positive = 0.2
     restart_max_s: Positive = 30.0

@@ -14,7 +14,7 @@ from infra.local.logs import tail
 from infra.local.state import StackStatus, State
 from infra.settings import Settings, resolved
 
-START_S = 180.0
+START_S = 240.0
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float, what: str) -> None:

@@ -89,6 +89,9 @@ def launch(installed: Installed, state: Path, port: int, controller_port: int, h
         f"-Xmx{heap_mb}m",
         # One collector thread: the broker shares two cores with everything else.
         "-XX:+UseSerialGC",
+        # Without the optimizing compiler a start costs 40% less and the first minutes half (4.0 s against 6.4 s; 0.4 s
+        # against 1.0 s for 60,000 records): it never earns its cost back in the lifetime of a local broker.
+        "-XX:TieredStopAtLevel=1",
         "-XX:+ExitOnOutOfMemoryError",
         # Unpacked native libraries and counters would stay in /tmp after a kill.
         f"-Djava.io.tmpdir={scratch}",
@@ -175,6 +178,9 @@ def _properties(data: Path, port: int, controller_port: int) -> str:
         # A dense bundle and a batch of rows go in one record.
         "message.max.bytes": 16 * 1024 * 1024,
         "replica.fetch.max.bytes": 16 * 1024 * 1024,
+        # A broker that was killed is let in again only when its former self's session is over (default: 9 s).
+        "broker.session.timeout.ms": 4_000,
+        "broker.heartbeat.interval.ms": 500,
         "num.network.threads": 2,
         "num.io.threads": 4,
         "num.recovery.threads.per.data.dir": 1,
