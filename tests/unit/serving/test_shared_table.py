@@ -95,7 +95,7 @@ class SharedTableIsADict(RuleBasedStateMachine):
 
 
 TestSharedTable = SharedTableIsADict.TestCase
-TestSharedTable.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+TestSharedTable.settings = settings(max_examples=15, stateful_step_count=15, deadline=None)
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
@@ -181,7 +181,7 @@ def test_no_reader_sees_a_torn_row_or_another_keys_row(tmp_path: Path) -> None:
         stable, fleeting = np.arange(1, 201, dtype=np.uint64), np.arange(1000, 1200, dtype=np.uint64)
         last, distinct = 0.0, 0
         generations: set[int] = set()
-        while distinct < 2000 or len(generations) < 4:
+        while distinct < 300 or len(generations) < 3:
             assert process.is_alive()
             rows, found = reader.lookup(stable)
             assert found.all()
