@@ -8,8 +8,8 @@ be admitted late, and N in the bound stays under 16 * w.
 """
 
 import numpy as np
-from numba import njit
 
+from online_learning.table.compiled import inlined
 from online_learning.table.intrinsics import mix64
 
 SKETCH_ROWS = 4
@@ -21,7 +21,7 @@ ALWAYS, COUNT, PROBABILITY = 0, 1, 2
 SIGHTINGS, DRAWS = 0, 1
 
 
-@njit(cache=True, inline="always")
+@inlined
 def count_sighting(sketch, state, seed, key):  # type: ignore[no-untyped-def]
     """Count one sighting of a key in the sketch u16 [4 * w] and return its estimated count."""
     width = np.uint64(sketch.shape[0] // SKETCH_ROWS)
@@ -47,7 +47,7 @@ def count_sighting(sketch, state, seed, key):  # type: ignore[no-untyped-def]
     return np.int64(least)
 
 
-@njit(cache=True, inline="always")
+@inlined
 def admits(policy, threshold, cut, sketch, state, seed, key):  # type: ignore[no-untyped-def]
     """Whether this sighting of an unseen key earns it a row. `cut`: probability * 2^64."""
     if policy == COUNT:

@@ -8,10 +8,10 @@ import enum
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from online_learning.table.arguments import writable
+from online_learning.table.compiled import kernel
 from online_learning.table.intrinsics import mix64
 
 
@@ -31,7 +31,7 @@ class Encoding(enum.StrEnum):
         return rows.astype(self.dtype, copy=False)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def _hash_rows(keys, words, columns, out):  # type: ignore[no-untyped-def]
     for i in range(keys.shape[0]):
         # Columns are hashed apart, each under its own number, and summed: no chain, so the loop vectorises.

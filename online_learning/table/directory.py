@@ -9,10 +9,10 @@ order and reused last-freed-first; a header never moves.
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from online_learning.table.admission import admits
+from online_learning.table.compiled import inlined, kernel
 from online_learning.table.index import (
     BLOCK,
     HEADER_WORDS,
@@ -55,7 +55,7 @@ UNADMITTED_SLOT, REFUSED_SLOT = -1, -2
 COUNT_SHIFT, SPACE_MASK, COUNT_MAX = 16, 0xFFFF, 0xFFFF
 
 
-@njit(cache=True, inline="always")
+@inlined
 def raise_flags(flags, blocks, slot, bits):  # type: ignore[no-untyped-def]
     """Set flags of a slot, and in its block's byte."""
     bits = np.uint8(bits)
@@ -64,7 +64,7 @@ def raise_flags(flags, blocks, slot, bits):  # type: ignore[no-untyped-def]
         blocks[slot // SLOTS_PER_BLOCK] |= bits
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def upsert(  # type: ignore[no-untyped-def]
     entries,
     index_state,
@@ -143,7 +143,7 @@ def upsert(  # type: ignore[no-untyped-def]
     return made
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def drop(entries, index_state, headers, flags, free, counters, seed, keys, dropped):  # type: ignore[no-untyped-def]
     """Free the slots of the keys that are there; dropped[i] = the slot freed, or -1."""
     for i in range(keys.shape[0]):
@@ -160,7 +160,7 @@ def drop(entries, index_state, headers, flags, free, counters, seed, keys, dropp
             counters[ROWS] -= 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def touch(headers, flags, blocks, slots, version):  # type: ignore[no-untyped-def]
     """Stamp the rows with a version and mark them touched; slots of -1 are passed over."""
     for i in range(slots.shape[0]):
@@ -172,7 +172,7 @@ def touch(headers, flags, blocks, slots, version):  # type: ignore[no-untyped-de
             raise_flags(flags, blocks, slot, TOUCHED | UNSAVED)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def collect(flags, blocks, slots_used, bit, raised, limit, start_block, out):  # type: ignore[no-untyped-def]
     """Take up to `limit` slots that carry `bit`, from a block on and around; clear it, raise `raised` instead.
 
@@ -202,7 +202,7 @@ def collect(flags, blocks, slots_used, bit, raised, limit, start_block, out):  #
     return taken, block
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def settle(headers, flags, blocks, slots, version, again):  # type: ignore[no-untyped-def]
     """Acknowledge rows in flight up to a version (or, with `again`, mark them touched once more)."""
     settled = 0
@@ -265,7 +265,7 @@ class Directory:
         """(slots i64 [n], positions in the batch that made a row, in order); -1: not admitted, -2: no room."""
         slots = np.empty(len(keys), np.int64)
         created = np.empty(len(keys), np.int64)
-        made = upsert(  # type: ignore[call-arg]
+        made = upsert(
             self.entries,
             self.index_state,
             self.headers,

@@ -1,9 +1,9 @@
 """Which rows go: chosen from the headers alone, so a scan reads 24 bytes a row and no embedding."""
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from online_learning.table.compiled import kernel
 from online_learning.table.directory import COUNT_MAX, COUNT_SHIFT, LIVE, PROTECTED, SPACE_MASK, counts_of, last_seen_s
 from online_learning.table.index import HEADER_WORDS
 from online_learning.table.settings import EvictionPolicy, EvictionSettings
@@ -23,7 +23,7 @@ def ttl_by_space(settings: EvictionSettings) -> NDArray[np.uint32]:
     return ttl
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def expired(headers, flags, slots_used, now_s, ttl, out):  # type: ignore[no-untyped-def]
     """out[:n] = slots of rows not seen for their space's time to live, ascending. Returns n."""
     found = 0
@@ -37,7 +37,7 @@ def expired(headers, flags, slots_used, now_s, ttl, out):  # type: ignore[no-unt
     return found
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def rank_all(headers, flags, slots_used, by_count, slots, ranks):  # type: ignore[no-untyped-def]
     """Candidates for eviction: slots[:n] and ranks[:n], the lowest rank to go first. Returns n."""
     found = 0

@@ -14,8 +14,8 @@ Cost per row at load 0.75: 8 / 0.75 = 10.67 bytes.
 """
 
 import numpy as np
-from numba import njit
 
+from online_learning.table.compiled import inlined, kernel
 from online_learning.table.intrinsics import mix64, prefetch
 
 SEGMENT_BITS = 12
@@ -48,13 +48,13 @@ def entries_for(rows: int) -> int:
     return SEGMENT << min(levels_for(rows) + 1, MAX_LEVEL)
 
 
-@njit(cache=True, inline="always")
-def tag_of(key: np.uint64, seed: np.uint64) -> np.uint64:
+@inlined
+def tag_of(key, seed):  # type: ignore[no-untyped-def]
     """32 bits of the seeded hash of a key: without the seed nobody can choose keys that share a segment."""
     return mix64(key ^ seed) & np.uint64(0xFFFFFFFF)
 
 
-@njit(cache=True, inline="always")
+@inlined
 def segment_base(tag, level, split):  # type: ignore[no-untyped-def]
     """First entry of the segment that a tag lives in."""
     number = np.int64(tag >> np.uint64(SEGMENT_BITS))
@@ -64,7 +64,7 @@ def segment_base(tag, level, split):  # type: ignore[no-untyped-def]
     return segment << SEGMENT_BITS
 
 
-@njit(cache=True, inline="always")
+@inlined
 def probe(entries, headers, key, tag, base):  # type: ignore[no-untyped-def]
     """(slot, place of its entry) of a key, or (-1, the empty place where it would go; -1 in a full segment)."""
     position = np.int64(tag) & (SEGMENT - 1)
@@ -80,7 +80,7 @@ def probe(entries, headers, key, tag, base):  # type: ignore[no-untyped-def]
     return np.int64(-1), np.int64(-1)
 
 
-@njit(cache=True, inline="always")
+@inlined
 def candidate(entries, tag, base):  # type: ignore[no-untyped-def]
     """The first slot whose tag is equal, unverified (what to prefetch), or -1."""
     position = np.int64(tag) & (SEGMENT - 1)
@@ -94,7 +94,7 @@ def candidate(entries, tag, base):  # type: ignore[no-untyped-def]
     return np.int64(-1)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def find_range(entries, state, headers, seed, keys, slots, begin, end):  # type: ignore[no-untyped-def]
     """slots[begin:end] = slots of keys[begin:end], -1 where absent."""
     # A pipeline of three stages, AHEAD keys apart: ask for the entry; read it and ask for the header; compare the key.
@@ -124,7 +124,7 @@ def find_range(entries, state, headers, seed, keys, slots, begin, end):  # type:
             prefetch(entries, base + (np.int64(tag) & (SEGMENT - 1)))
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def split_one(entries, state):  # type: ignore[no-untyped-def]
     """Split the next segment: entries whose next hash bit is set move to the new segment at the end."""
     level, split = state[LEVEL], state[SPLIT]
@@ -148,14 +148,14 @@ def split_one(entries, state):  # type: ignore[no-untyped-def]
         state[SPLIT] = split + 1
 
 
-@njit(cache=True, inline="always")
+@inlined
 def splits_due(state):  # type: ignore[no-untyped-def]
     """How many segments of this doubling should have been split by now."""
     over = state[USED] - ((3 * SEGMENT << state[LEVEL]) >> 2)
     return (over + INSERTIONS_PER_SPLIT - 1) // INSERTIONS_PER_SPLIT
 
 
-@njit(cache=True, inline="always")
+@inlined
 def grow(entries, state):  # type: ignore[no-untyped-def]
     """Do the splits that are due; False where the reservation or the tag's bits are used up."""
     while splits_due(state) > state[SPLIT]:
@@ -166,7 +166,7 @@ def grow(entries, state):  # type: ignore[no-untyped-def]
     return True
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def erase(entries, state, place):  # type: ignore[no-untyped-def]
     """Empty one place and close the gap behind it (no deleted markers, so probes stay short: Knuth 6.4 R)."""
     base = (place >> SEGMENT_BITS) << SEGMENT_BITS
@@ -187,7 +187,7 @@ def erase(entries, state, place):  # type: ignore[no-untyped-def]
     state[USED] -= 1
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def probe_histogram(entries, state, counts):  # type: ignore[no-untyped-def]
     """counts[d] += entries found d places behind their home (the last bucket holds the rest)."""
     segments = (1 << state[LEVEL]) + state[SPLIT]

@@ -4,9 +4,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+
+from online_learning.table.compiled import inlined
 
 
 def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
@@ -34,7 +36,7 @@ def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
 prefetch: Any = intrinsic(_prefetch)
 
 
-@njit(cache=True, inline="always")
+@inlined
 def mix64(value: np.uint64) -> np.uint64:
     """A bijection of 64 bits in which every input bit moves every output bit (splitmix64's finaliser).
 

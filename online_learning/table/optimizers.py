@@ -8,9 +8,9 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from online_learning.table.compiled import kernel
 from online_learning.table.directory import LIVE
 from online_learning.table.intrinsics import mix64, prefetch
 from online_learning.table.rows import prefetch_row
@@ -39,7 +39,7 @@ def state_width(kind: OptimizerKind, dim: int) -> int:
     }[kind]
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def group_by_slot(slots, flags, slots_used, unique, starts, members):  # type: ignore[no-untyped-def]
     """Distinct slots in order of first appearance, and the batch positions of each.
 
@@ -82,7 +82,7 @@ def group_by_slot(slots, flags, slots_used, unique, starts, members):  # type: i
     return distinct
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def step_range(  # type: ignore[no-untyped-def]
     kind,
     values,

@@ -1,9 +1,9 @@
 """The part of a table that knows numbers: embeddings and optimizer state, one line a slot, never moved."""
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from online_learning.table.compiled import inlined, kernel
 from online_learning.table.intrinsics import mix64, prefetch
 from online_learning.table.memory import reserve
 from online_learning.table.workers import Workers
@@ -15,14 +15,14 @@ AHEAD = 16
 ZEROS, UNIFORM, NORMAL = 0, 1, 2
 
 
-@njit(cache=True, inline="always")
+@inlined
 def prefetch_row(values, place, dim):  # type: ignore[no-untyped-def]
     """Ask for all cache lines of a row."""
     for offset in range(0, dim, FLOATS_PER_LINE):
         prefetch(values, place + offset)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def gather_range(values, dim, slots, out, begin, end):  # type: ignore[no-untyped-def]
     """out[begin:end] = rows of slots[begin:end]; zeros for -1."""
     for i in range(begin, end):
@@ -38,7 +38,7 @@ def gather_range(values, dim, slots, out, begin, end):  # type: ignore[no-untype
                 out[target + column] = np.float32(0)
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def gather_pooled_range(values, dim, slots, offsets, mean, out, begin, end):  # type: ignore[no-untyped-def]
     """out[begin:end] = sums (means) of the rows of each bag slots[offsets[b]:offsets[b + 1]]; -1 is left out."""
     for bag in range(begin, end):
@@ -62,7 +62,7 @@ def gather_pooled_range(values, dim, slots, offsets, mean, out, begin, end):  # 
                 out[target + column] *= share
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def spread_range(bag_grads, dim, slots, offsets, mean, out, begin, end):  # type: ignore[no-untyped-def]
     """The gradient of gather_pooled_range: every row of a bag gets the bag's gradient (its share, for means)."""
     for bag in range(begin, end):
@@ -76,7 +76,7 @@ def spread_range(bag_grads, dim, slots, offsets, mean, out, begin, end):  # type
                 out[i * dim + column] = bag_grads[bag * dim + column] * share
 
 
-@njit(cache=True, nogil=True)
+@kernel
 def initialise_range(  # type: ignore[no-untyped-def]
     values,
     dim,

@@ -26,6 +26,7 @@ from online_learning.table.arguments import (
 from online_learning.table.buffers import Buffers
 from online_learning.table.digest import Encoding, digest_rows
 from online_learning.table.directory import (
+    FREE,
     IN_FLIGHT,
     LIMIT,
     LIVE,
@@ -35,12 +36,14 @@ from online_learning.table.directory import (
     TOUCHED,
     UNADMITTED,
     Directory,
+    last_seen_s,
     spaces_of,
 )
 from online_learning.table.index import HEADER_WORDS, MAX_LOAD, probe_histogram
 from online_learning.table.keys import collision_bound
 from online_learning.table.memory import Ahead, physical_bytes
 from online_learning.table.optimizers import Optimizer
+from online_learning.table.persistence import header_arrays, load_headers, split_to_fit
 from online_learning.table.rows import NORMAL, UNIFORM, ZEROS, Rows, initialise_range, spread_range
 from online_learning.table.settings import (
     AdmissionPolicy,
@@ -51,6 +54,7 @@ from online_learning.table.settings import (
 )
 from online_learning.table.snapshot import SnapshotMeta, TableSnapshot
 from online_learning.table.stats import TableStats
+from online_learning.table.tombstones import Tombstones
 from online_learning.table.workers import Workers
 
 MAX_SLOTS = 0xFFFF_FF00
@@ -95,7 +99,7 @@ class Table:
         if settings.full is FullPolicy.GROW:
             reserved = max(reserved, min(MAX_SLOTS, physical_bytes() // row_bytes))
         self._directory = Directory(reserved, reserved, self.seed)
-        self._tombstones = Directory(max(reserved, 1 << 20), max(reserved, 1 << 20), self.seed)
+        self._tombstones = Tombstones(reserved, self.seed)
         self._rows = Rows(reserved, settings.dim, self.optimizer.width)
         self._workers = Workers(settings.threads)
         self._buffers = Buffers()
@@ -109,7 +113,6 @@ class Table:
         self._admission_state = np.zeros(2, np.int64)
         self._ttl = eviction.ttl_by_space(settings.eviction)
         self._generation = 0
-        self._forgotten_before = 0
         self._refused = 0
         self._evicted = 0
 
@@ -186,7 +189,7 @@ class Table:
             created = np.concatenate([created, more])
         if len(created):
             self._initialise(slots[created], keys[created], None if initial is None else initial[created])
-            self._revive(keys[created])
+            self._tombstones.revive(keys[created])
             self._ahead.reached(self._directory.slots_used)
             self._directory.keep_index_ahead(self._ahead)
         return slots
@@ -219,7 +222,7 @@ class Table:
     def remove(self, keys: Keys, now_ms: int, version: int) -> int:
         """Remove the rows of keys u64 [n] and leave tombstones; how many there were."""
         keys = as_keys(keys)
-        return self._bury(keys[self._directory.drop(keys) >= 0], now_ms // 1000, version)
+        return self._tombstones.bury(keys[self._directory.drop(keys) >= 0], now_ms // 1000, version)
 
     def evict(self, now_ms: int, version: int) -> int:
         """Remove what the eviction policy lets go: expired rows, then rows above `max_rows`; how many."""
@@ -240,14 +243,7 @@ class Table:
 
         Call it when every kept checkpoint and every replica is past that version.
         """
-        graves = self._tombstones
-        slots = graves.live()
-        keys, versions, _ = graves.header(slots)
-        settled = graves.flags[slots] == LIVE
-        self._forgotten_before = max(self._forgotten_before, before_version)
-        old = keys[settled & (versions < np.uint64(before_version))]
-        graves.drop(old)
-        return len(old)
+        return self._tombstones.forget(before_version)
 
     # ---- publishing
 
@@ -256,9 +252,10 @@ class Table:
 
         Every key taken must be confirmed or retried. Removals come first.
         """
-        graves = self._tombstones.take_touched(limit)
+        buried = self._tombstones.directory
+        graves = buried.take_touched(limit)
         slots = self._directory.take_touched(limit - len(graves))
-        return np.concatenate([self._tombstones.header(graves)[0], self._directory.header(slots)[0]])
+        return np.concatenate([buried.header(graves)[0], self._directory.header(slots)[0]])
 
     def confirm(self, keys: Keys, version: int) -> int:
         """The broker has acknowledged these keys as they were at `version`; keys changed since stay touched."""
@@ -276,27 +273,27 @@ class Table:
         keys = np.unique(as_keys(keys))
         slots = self.find(keys)
         self._directory.touch(slots[slots >= 0], version)
-        self._bury(keys[slots < 0], 0, version)
+        self._tombstones.bury(keys[slots < 0], 0, version)
 
     def export(self, keys: Keys) -> Export:
         """The rows of keys u64 [n] as they are now; keys without a row come as tombstones."""
         keys = as_keys(keys)
         slots = self.find(keys)
         gone = keys[slots < 0]
-        return self._export(slots[slots >= 0], gone, self._grave_versions(gone))
+        return self._export(slots[slots >= 0], gone, self._tombstones.versions_of(gone, self._workers))
 
     def changed_since(self, version: int) -> Export:
         """All rows and tombstones with a version above `version` (0: everything that has one)."""
         newer = self._newer(self._directory, version)
-        graves = self._newer(self._tombstones, version)
-        keys, versions, _ = self._tombstones.header(graves)
+        buried = self._tombstones.directory
+        keys, versions, _ = buried.header(self._newer(buried, version))
         return self._export(newer, keys, versions)
 
     @property
     def touched(self) -> int:
         """Keys whose newest state is not acknowledged."""
         bits = TOUCHED | IN_FLIGHT
-        return len(self._directory.flagged(bits)) + len(self._tombstones.flagged(bits))
+        return len(self._directory.flagged(bits)) + len(self._tombstones.directory.flagged(bits))
 
     def digest(self, encoding: Encoding = Encoding.FP32) -> int:
         """Order-independent digest of all rows' serving columns under an encoding; see digest.py."""
@@ -313,29 +310,21 @@ class Table:
 
         The caller owns the copy; if it is lost before it is durable, the next snapshot must be whole.
         """
-        directory, graves = self._directory, self._tombstones
-        changed, changed_graves = directory.take_unsaved(), graves.take_unsaved()
+        directory, buried = self._directory, self._tombstones.directory
+        changed, changed_graves = directory.take_unsaved(), buried.take_unsaved()
         slots = directory.live() if whole else changed
-        grave_slots = graves.live() if whole else changed_graves
+        graves = buried.live() if whole else changed_graves
         parent, self._generation = self._generation, self._generation + 1
-        keys, versions, marks = directory.header(slots)
-        grave_keys, grave_versions, grave_marks = graves.header(grave_slots)
         state = np.empty((len(slots), self.optimizer.width), np.float32)
         if self.optimizer.width:
             self._rows.gather_state(slots, state, self._workers)
+        values = np.empty((len(slots), self.dim), np.float32)
         counting = self.settings.admission.policy is AdmissionPolicy.COUNT
-        pending = np.uint8(TOUCHED | IN_FLIGHT)
-        arrays: dict[str, NDArray[Any]] = {
-            "keys": keys,
-            "versions": versions,
-            "marks": marks,
-            "values": self.gather(slots),
+        arrays = {
+            **header_arrays(directory, slots),
+            "values": self.gather(slots, values),
             "state": state,
-            "pending": (directory.flags[slots] & pending != 0).astype(np.uint8),
-            "tombstone_keys": grave_keys,
-            "tombstone_versions": grave_versions,
-            "tombstone_marks": grave_marks,
-            "tombstone_pending": (graves.flags[grave_slots] & pending != 0).astype(np.uint8),
+            **header_arrays(buried, graves, "tombstone_"),
             "sketch": self._sketch.copy() if counting else np.empty(0, np.uint16),
         }
         meta = SnapshotMeta(
@@ -348,7 +337,7 @@ class Table:
             steps=self.optimizer.steps,
             sightings=int(self._admission_state[admission.SIGHTINGS]),
             draws=int(self._admission_state[admission.DRAWS]),
-            forgotten_before=self._forgotten_before,
+            forgotten_before=self._tombstones.forgotten_before,
         )
         return TableSnapshot(meta=meta, arrays=arrays)
 
@@ -371,21 +360,20 @@ class Table:
                 "the snapshot (or its state be reset)"
             )
         table = cls(settings, meta.seed)
-        table._generation, table._forgotten_before = meta.generation, meta.forgotten_before
+        table._generation = meta.generation
+        table._tombstones.forgotten_before = meta.forgotten_before
         table.optimizer.steps = meta.steps if same_optimizer else 0
         table._admission_state[:] = meta.sightings, meta.draws
         sketch = arrays["sketch"]
         if len(sketch) == len(table._sketch):
             table._sketch[:] = sketch
         table._load_rows(arrays, keep_state=same_optimizer)
-        graves = table._tombstones
-        slots = _load(graves, arrays, "tombstone_")
-        graves.flags[slots] = LIVE | np.where(arrays["tombstone_pending"] != 0, TOUCHED, 0).astype(np.uint8)
+        load_headers(table._tombstones.directory, arrays, "tombstone_")
         return table
 
     def stats(self) -> TableStats:
         """Rows, memory and health as they are now; reads the whole index once."""
-        directory, graves = self._directory, self._tombstones
+        directory, graves = self._directory, self._tombstones.directory
         rows, slots = len(directory), directory.slots_used
         histogram = np.zeros(256, np.int64)
         probe_histogram(directory.entries, directory.index_state, histogram)
@@ -394,6 +382,7 @@ class Table:
             "embeddings": slots * self.dim * 4,
             "optimizer": slots * self.optimizer.width * 4,
             "headers": round(slots * per_slot),
+            "free list": 4 * int(directory.counters[FREE]),
             "index": directory.index_bytes,
             "tombstones": round(graves.slots_used * per_slot) + graves.index_bytes,
             "admission": self._sketch.nbytes,
@@ -472,23 +461,6 @@ class Table:
             given = ~np.isnan(initial[:, 0])
             rows.values[slots[given]] = initial[given]
 
-    def _revive(self, keys: Keys) -> None:
-        if len(self._tombstones):
-            self._tombstones.drop(keys)
-
-    def _bury(self, keys: Keys, now_s: int, version: int) -> int:
-        """Leave a tombstone for every key."""
-        spaces = np.zeros(len(keys), np.uint16)
-        always = (admission.ALWAYS, *self._admission()[1:])
-        graves, _ = self._tombstones.upsert(keys, spaces, now_s, version, always)
-        if len(graves) and graves.min() < 0:
-            raise TableFull(
-                f"table {self.settings.name!r} keeps {len(self._tombstones)} tombstones, all that fit: "
-                "forget those that every checkpoint is past"
-            )
-        self._tombstones.touch(graves, version)
-        return len(keys)
-
     def _evict_by_rank(self, wanted: int, now_s: int, version: int) -> int:
         directory = self._directory
         slots = eviction.victims(
@@ -500,25 +472,19 @@ class Table:
         keys = self._directory.header(slots)[0]
         self._directory.drop(keys)
         self._evicted += len(keys)
-        return self._bury(keys, now_s, version)
+        return self._tombstones.bury(keys, now_s, version)
 
     def _settle(self, keys: Keys, version: int, *, again: bool) -> int:
         settled = self._directory.settle(self.find(keys), version, again=again)
-        if len(self._tombstones):
-            graves = self._tombstones.find(keys, self._workers)
-            settled += self._tombstones.settle(graves, version, again=again)
+        buried = self._tombstones.directory
+        if len(buried):
+            settled += buried.settle(buried.find(keys, self._workers), version, again=again)
         return settled
 
     def _newer(self, directory: Directory, version: int) -> Slots:
         used = directory.slots_used
         versions = directory.headers[1 : used * HEADER_WORDS : HEADER_WORDS]
         return np.flatnonzero((versions > np.uint64(version)) & (directory.flags[:used] & np.uint8(LIVE) != 0))
-
-    def _grave_versions(self, keys: Keys) -> Keys:
-        slots = self._tombstones.find(keys, self._workers)
-        versions = np.zeros(len(keys), np.uint64)
-        versions[slots >= 0] = self._tombstones.header(slots[slots >= 0])[1]
-        return versions
 
     def _export(self, slots: Slots, gone: Keys, gone_versions: Keys) -> Export:
         keys, versions, marks = self._directory.header(slots)
@@ -533,27 +499,9 @@ class Table:
                 raise TableFull(
                     f"`max_rows` == {room}, must be at least the snapshot's {count} rows (or the full policy evict)"
                 )
-            gone = eviction.least(arrays["marks"], self.settings.eviction.policy, count - room)
-            newest = int(arrays["versions"].max())
-            now_s = int(arrays["marks"].max() >> np.uint64(32))
-            self._bury(as_keys(arrays["keys"][gone]), now_s, newest)
-            kept = np.delete(np.arange(count), gone)
-            arrays = {
-                **arrays,
-                **{name: arrays[name][kept] for name in ("keys", "versions", "marks", "values", "state", "pending")},
-            }
-        slots = _load(self._directory, arrays, "")
+            newest, now_s = int(arrays["versions"].max()), int(last_seen_s(arrays["marks"]).max())
+            arrays, gone = split_to_fit(arrays, room, self.settings.eviction.policy)
+            self._tombstones.bury(gone, now_s, newest)
+        slots = load_headers(self._directory, arrays)
         self._rows.values[slots] = arrays["values"]
         self._rows.state[slots] = arrays["state"] if keep_state else self.optimizer.initial_state
-        self._directory.flags[slots] = LIVE | np.where(arrays["pending"] != 0, TOUCHED, 0).astype(np.uint8)
-
-
-def _load(directory: Directory, arrays: dict[str, NDArray[Any]], prefix: str) -> Slots:
-    """Put a snapshot's keys and headers into an empty directory; their slots."""
-    keys = as_keys(arrays[f"{prefix}keys"])
-    always = (admission.ALWAYS, 1, np.uint64(0), np.zeros(admission.SKETCH_ROWS, np.uint16), np.zeros(2, np.int64))
-    slots, _ = directory.upsert(keys, np.zeros(len(keys), np.uint16), 0, 0, always)
-    headers = directory.headers.reshape(-1, HEADER_WORDS)
-    headers[slots, 1] = arrays[f"{prefix}versions"]
-    headers[slots, 2] = arrays[f"{prefix}marks"]
-    return slots

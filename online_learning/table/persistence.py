@@ -1,0 +1,49 @@
+"""Between a table's parts and the arrays of a snapshot."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from online_learning.table.arguments import Slots, as_keys
+from online_learning.table.directory import IN_FLIGHT, LIVE, TOUCHED, Directory
+from online_learning.table.eviction import least
+from online_learning.table.index import HEADER_WORDS
+from online_learning.table.settings import EvictionPolicy
+from online_learning.table.snapshot import ROW_ARRAYS
+from online_learning.table.tombstones import admit_all
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def header_arrays(directory: Directory, slots: Slots, prefix: str = "") -> Arrays:
+    """Keys, versions, marks and what is not acknowledged, of slots i64 [n]."""
+    keys, versions, marks = directory.header(slots)
+    pending = directory.flags[slots] & np.uint8(TOUCHED | IN_FLIGHT) != 0
+    return {
+        f"{prefix}keys": keys,
+        f"{prefix}versions": versions,
+        f"{prefix}marks": marks,
+        f"{prefix}pending": pending.astype(np.uint8),
+    }
+
+
+def load_headers(directory: Directory, arrays: Arrays, prefix: str = "") -> Slots:
+    """Put a snapshot's keys and headers into an empty directory; their slots i64 [n].
+
+    What was not acknowledged is touched: whoever was sending it is dead. Nothing is unsaved.
+    """
+    keys = as_keys(arrays[f"{prefix}keys"])
+    slots, _ = directory.upsert(keys, np.zeros(len(keys), np.uint16), 0, 0, admit_all())
+    headers = directory.headers.reshape(-1, HEADER_WORDS)
+    headers[slots, 1] = arrays[f"{prefix}versions"]
+    headers[slots, 2] = arrays[f"{prefix}marks"]
+    directory.flags[slots] = LIVE | np.where(arrays[f"{prefix}pending"] != 0, TOUCHED, 0).astype(np.uint8)
+    return slots
+
+
+def split_to_fit(arrays: Arrays, room: int, policy: EvictionPolicy) -> tuple[Arrays, NDArray[np.uint64]]:
+    """(the `room` rows that the policy keeps, the keys u64 of those that go)."""
+    gone = least(arrays["marks"], policy, len(arrays["keys"]) - room)
+    kept = np.delete(np.arange(len(arrays["keys"])), gone)
+    return {**arrays, **{name: arrays[name][kept] for name in ROW_ARRAYS}}, as_keys(arrays["keys"][gone])
