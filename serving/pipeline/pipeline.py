@@ -37,7 +37,7 @@ class Ranked(Struct, frozen=True):
     """Candidates in rank order.
 
     slots int64[C]; scores f32[C]; stats f32[C, 6], the arm's item stats of now, and available_at int64[C] (ms), since
-    when they can be read; cold bool[C], hardly shown yet; and the source of each.
+    when they can be read; cold bool[C], hardly shown yet; source uint8[C], which of `names` brought each.
     """
 
     slots: NDArray[np.int64]
@@ -45,7 +45,8 @@ class Ranked(Struct, frozen=True):
     stats: NDArray[np.float32]
     available_at: NDArray[np.int64]
     cold: NDArray[np.bool_]
-    sources: list[str]
+    source: NDArray[np.uint8]
+    names: tuple[str, ...]
 
 
 class Pipeline:
@@ -96,7 +97,7 @@ class Pipeline:
     ) -> tuple[sources.Candidates, NDArray[np.int64]]:
         """The candidates, and which slots are hardly shown yet."""
         if plan.policy == ranking.RANDOM:
-            return sources.merge([(ranking.RANDOM, np.flatnonzero(allowed))]), np.empty(0, np.int64)
+            return sources.merge([(ranking.RANDOM, np.flatnonzero(allowed))], len(allowed)), np.empty(0, np.int64)
         k, found = self._settings.retrieve, []
         if side is not None:
             query = self._model.query(side, self._task(request))
@@ -105,7 +106,7 @@ class Pipeline:
         found.append((sources.POPULAR, sources.first_allowed(order.popular, allowed, k)))
         cold = sources.first_allowed(order.cold, allowed, self._settings.explore_pool)
         found.append((sources.COLD, cold))
-        return sources.merge(found), cold
+        return sources.merge(found, len(allowed)), cold
 
     def _rank(
         self,
@@ -130,8 +131,9 @@ class Pipeline:
             scores=scores[order],
             stats=stats[order],
             available_at=available_at[order],
-            cold=np.isin(slots[order], cold),
-            sources=[candidates.name(row) for row in order.tolist()],
+            cold=sources.members(slots[order], cold, len(self._mirror.catalogue)),
+            source=candidates.source[order],
+            names=candidates.names,
         )
 
     def _explore(self, plan: Plan, request: Request, ranked: Ranked) -> list[Draw]:
@@ -155,7 +157,7 @@ class Pipeline:
                 position=position,
                 score=float(ranked.scores[draw.rank]),
                 propensity=draw.propensity,
-                source=ranked.sources[draw.rank],
+                source=ranked.names[ranked.source[draw.rank]],
                 explored=draw.explored,
                 features=_known(ranked.stats[draw.rank]),
                 features_at=int(ranked.available_at[draw.rank]),
@@ -192,10 +194,14 @@ class Pipeline:
 
     def _not_shown(self, ranked: Ranked, shown: list[int]) -> list[Candidate]:
         """A uniform sample of the candidates that were ranked and not shown."""
-        rest = np.setdiff1d(np.arange(len(ranked.slots)), shown)
-        ids, count = self._mirror.catalogue.ids, min(self._settings.logged_candidates, len(rest))
-        sampled = self._rng.choice(rest, count, replace=False).tolist()
-        return [Candidate(ids[ranked.slots[k]], float(ranked.scores[k]), ranked.sources[k]) for k in sampled]
+        rest = np.ones(len(ranked.slots), dtype=np.bool_)
+        rest[shown] = False
+        others = np.flatnonzero(rest)
+        ids, count = self._mirror.catalogue.ids, min(self._settings.logged_candidates, len(others))
+        sampled = self._rng.choice(others, count, replace=False).tolist()
+        return [
+            Candidate(ids[ranked.slots[k]], float(ranked.scores[k]), ranked.names[ranked.source[k]]) for k in sampled
+        ]
 
     def _task(self, request: Request) -> int:
         settings = self._settings

@@ -1,6 +1,6 @@
 """Where candidates come from: near to the user, popular, or hardly shown yet."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import numpy as np
 from msgspec import Struct
@@ -19,10 +19,6 @@ class Candidates(Struct, frozen=True):
     source: NDArray[np.uint8]
     names: tuple[str, ...]
 
-    def name(self, row: int) -> str:
-        """The source of the candidate at `row`."""
-        return self.names[int(self.source[row])]
-
 
 def highest(scores: NDArray[np.floating], allowed: NDArray[np.bool_], k: int) -> Slots:
     """The min(k, allowed) slots with the highest scores, best first; scores[N], allowed bool[N]. Ties: lower slot."""
@@ -39,13 +35,23 @@ def first_allowed(order: Slots, allowed: NDArray[np.bool_], k: int) -> Slots:
     return order[allowed[order]][:k]
 
 
-def merge(found: Iterable[tuple[str, Slots]]) -> Candidates:
-    """All candidates once, in the order of the sources; an item belongs to the first source that brought it."""
-    named = [(name, slots) for name, slots in found if len(slots)]
-    names = tuple(name for name, _ in named)
-    if not named:
-        return Candidates(np.empty(0, np.int64), np.empty(0, np.uint8), ())
-    slots = np.concatenate([slots for _, slots in named])
-    source = np.repeat(np.arange(len(named), dtype=np.uint8), [len(slots) for _, slots in named])
-    first = np.sort(np.unique(slots, return_index=True)[1])
-    return Candidates(slots[first], source[first], names)
+def merge(found: Sequence[tuple[str, Slots]], catalogue: int) -> Candidates:
+    """All candidates once, in the order of the sources; an item belongs to the first source that brought it.
+
+    `catalogue`: N, the number of slots.
+    """
+    slots = np.concatenate([slots for _, slots in found])
+    source = np.repeat(np.arange(len(found), dtype=np.uint8), [len(slots) for _, slots in found])
+    # Where each slot stands first: written from behind, so that the first writer stays.
+    first = np.empty(catalogue, dtype=np.int64)
+    place = np.arange(len(slots))
+    first[slots[::-1]] = place[::-1]
+    once = first[slots] == place
+    return Candidates(slots[once], source[once], tuple(name for name, _ in found))
+
+
+def members(slots: Slots, of: Slots, catalogue: int) -> NDArray[np.bool_]:
+    """Which of `slots` are among `of`; `catalogue`: N, the number of slots."""
+    among = np.zeros(catalogue, dtype=np.bool_)
+    among[of] = True
+    return among[slots]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from serving.pipeline.filters import without
-from serving.pipeline.sources import first_allowed, highest, merge
+from serving.pipeline.sources import first_allowed, highest, members, merge
 
 scores = arrays.arrays(np.float32, st.integers(0, 40), elements=st.floats(-5, 5, width=32).map(lambda x: round(x, 1)))
 
@@ -28,13 +28,17 @@ def test_a_prepared_order_passes_over_what_is_not_allowed_and_what_is_gone() -> 
 
 
 def test_an_item_of_two_sources_belongs_to_the_first() -> None:
-    merged = merge([("a", np.array([3, 1])), ("b", np.array([1, 2])), ("empty", np.array([], dtype=np.int64))])
+    merged = merge([("a", np.array([3, 1])), ("b", np.array([1, 2])), ("empty", np.array([], dtype=np.int64))], 4)
     assert merged.slots.tolist() == [3, 1, 2]
-    assert [merged.name(row) for row in range(3)] == ["a", "a", "b"]
+    assert [merged.names[source] for source in merged.source] == ["a", "a", "b"]
 
 
 def test_no_candidates_are_no_error() -> None:
-    assert len(merge([]).slots) == 0
+    assert len(merge([("a", np.array([], dtype=np.int64))], 0).slots) == 0
+
+
+def test_members_are_found() -> None:
+    assert members(np.array([4, 0, 2]), np.array([2, 4]), 5).tolist() == [True, False, True]
 
 
 def test_named_items_are_left_out() -> None:
