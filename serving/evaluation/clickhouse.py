@@ -10,11 +10,22 @@ from serving.settings import ClickHouseSettings
 
 
 def connect(settings: ClickHouseSettings) -> Any:
-    """A clickhouse_connect client for the address in the settings.
+    """A clickhouse_connect client for the address and database in the settings.
 
     Raises:
         ValueError: an address that is not host:port.
+        clickhouse_connect.driver.exceptions.ClickHouseError: ClickHouse is away, or has no such database.
     """
+    return _client(settings, settings.database)
+
+
+def create_database(settings: ClickHouseSettings) -> None:
+    """Create the settings' database where there is none; raises as `connect`."""
+    with _client(settings, None) as client:
+        client.command(f"CREATE DATABASE IF NOT EXISTS {settings.database}")
+
+
+def _client(settings: ClickHouseSettings, database: str | None) -> Any:
     host, colon, port = settings.address.rpartition(":")
     if not colon or not port.isdigit():
         raise ValueError(f"`clickhouse.address` == {settings.address!r}, must be host:port")
@@ -23,6 +34,7 @@ def connect(settings: ClickHouseSettings) -> Any:
         port=int(port),
         username=settings.user,
         password=settings.password,
+        database=database,
         autogenerate_session_id=False,
     )
 

@@ -34,7 +34,7 @@ from urllib3.exceptions import HTTPError
 
 from serving.evaluation import schema, tables
 from serving.evaluation.batches import BATCH_BYTES, Partition
-from serving.evaluation.clickhouse import connect, insert
+from serving.evaluation.clickhouse import connect, create_database, insert
 from serving.evaluation.rows import Row
 from serving.settings import ServingSettings
 from streams import topics
@@ -79,6 +79,7 @@ class Sink:
         self._rows = 0
         self._progress_s = time.monotonic()
         self._progress_due = False
+        self._insist("ClickHouse", lambda: create_database(settings.clickhouse))
         self._client = self._insist("ClickHouse", lambda: connect(settings.clickhouse))
         self._insist("schema", self._ensure_schema)
         self._reader: KafkaConsumer = consumer(

@@ -35,10 +35,11 @@ from streams.records import (
     Validation,
 )
 from tests.servers.gateway import GatewayProcess, running
-from tests.stacks import RunningStack, wait_until
+from tests.stacks import RunningStack, running_stack, wait_until
 
 pytestmark = pytest.mark.servers
 
+WAIT_S = 120.0
 NOW_MS = time.time_ns() // 1_000_000
 ARM = Assignment("e", "online", "user", "u1", 1, "full")
 MODEL = ModelVersion(3, 14, {"sparse": 15})
@@ -132,26 +133,59 @@ LATE_U64 = b'{"ts": 18446744073709551615, "user": "u", "item": "i", "kind": "k",
 GARBAGE = [b"", b"\xff\xfe", b"{}", b"[1, 2]", HUGE, LATE_U64]
 
 
-@pytest.fixture
+class Log:
+    """A Kafka that the module's tests fill one after the other, and what must come out of it."""
+
+    def __init__(self, stack: RunningStack, gateway: GatewayProcess) -> None:
+        self.stack = stack
+        self.gateway = gateway
+        self.n = 0
+        self.experiments = 1  # what the settings declare, published when the topics were made
+
+    def settings(self, database: str) -> ServingSettings:
+        """A sink with a database of its own reads the log from its start."""
+        address = self.gateway.address
+        with self.gateway.client() as client:
+            client.command(f"CREATE DATABASE {database}")
+        return ServingSettings(
+            kafka=self.stack.settings.kafka,
+            clickhouse=ClickHouseSettings(address=address, database=database, flush_interval_s=0.1),
+        )
+
+    def produce(self, more: int) -> None:
+        """`more` records into every topic."""
+        with producer(self.stack.settings.kafka) as out:
+            for topic, make in MAKERS.items():
+                for n in range(self.n, self.n + more):
+                    out.send(topic, make(n), f"u{n % 7}")
+            out.flush(60)
+        self.n += more
+
+    def wanted(self) -> dict[str, tuple[int, int]]:
+        """Rows and distinct rows of each table."""
+        validations = (self.n + 1) // 2
+        rows = {
+            "impressions": 3 * self.n,
+            "actions": self.n,
+            "examples": self.n,
+            "metrics": self.n - validations,
+            "validations": validations,
+            "dead_letters": self.n,
+            "experiments": self.experiments,
+        }
+        return {name: (count, count) for name, count in rows.items()}
+
+
+@pytest.fixture(scope="module")
 def gateway() -> Iterator[GatewayProcess]:
     with running() as process:
         yield process
 
 
-@pytest.fixture
-def settings(fresh_kafka: RunningStack, gateway: GatewayProcess) -> ServingSettings:
-    return ServingSettings(
-        kafka=fresh_kafka.settings.kafka,
-        clickhouse=ClickHouseSettings(address=gateway.address, flush_interval_s=0.1),
-    )
-
-
-def produce(settings: ServingSettings, first: int, last: int) -> None:
-    with producer(settings.kafka) as out:
-        for topic, make in MAKERS.items():
-            for n in range(first, last):
-                out.send(topic, make(n), f"u{n % 7}")
-        out.flush(30)
+@pytest.fixture(scope="module")
+def log(gateway: GatewayProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Log]:
+    with running_stack(tmp_path_factory.mktemp("log"), "kafka") as stack:
+        yield Log(stack, gateway)
 
 
 @contextmanager
@@ -177,7 +211,9 @@ def sinking(settings: ServingSettings) -> Iterator[Health]:
 
 
 def counted(client: Any) -> dict[str, tuple[int, int]]:
-    """Rows and distinct rows of each table."""
+    """Rows and distinct rows of each table; empty until there are tables."""
+    if not client.command("EXISTS TABLE experiments"):
+        return {}
     counts = {}
     for table in tables.LOGS:
         identity = "partition, offset" + (f", {table.slot}" if table.slot else "")
@@ -186,45 +222,33 @@ def counted(client: Any) -> dict[str, tuple[int, int]]:
     return counts
 
 
-def wanted(n: int, letters: int = 0) -> dict[str, tuple[int, int]]:
-    validations = (n + 1) // 2
-    rows = {
-        "impressions": 3 * n,
-        "actions": n,
-        "examples": n,
-        "metrics": n - validations,
-        "validations": validations,
-        "dead_letters": n + letters,
-        "experiments": 1,  # what the settings declare, published when the topics were made
-    }
-    return {name: (count, count) for name, count in rows.items()}
+def wait_stored(client: Any, log: Log) -> None:
+    wait_until(lambda: counted(client) == log.wanted(), WAIT_S, f"{log.wanted()} in the tables")
 
 
-def test_every_record_is_stored_once_over_restarts(settings: ServingSettings, gateway: GatewayProcess) -> None:
-    with gateway.client() as client:
-        for end in (200, 300, 301):
-            produce(settings, {200: 0, 300: 200, 301: 300}[end], end)
+def test_every_record_is_stored_once_over_restarts(log: Log) -> None:
+    settings = log.settings("restarts")
+    with log.gateway.client(database="restarts") as client:
+        for more in (200, 100, 1):
+            log.produce(more)
             with sinking(settings):
-                wait_until(lambda end=end: _counts(client) == wanted(end), 60, f"{wanted(end)}")
+                wait_stored(client, log)
         with sinking(settings) as health:
-            wait_until(lambda: health.values.get("lag") == 0, 30, "no lag")
-        assert counted(client) == wanted(301)
+            wait_until(lambda: health.values.get("lag") == 0, WAIT_S, "no lag")
+        assert counted(client) == log.wanted()
 
 
-def _counts(client: Any) -> dict[str, tuple[int, int]]:
-    return counted(client) if client.command("EXISTS TABLE experiments") else {}
-
-
-def test_the_rows_say_what_the_records_said(settings: ServingSettings, gateway: GatewayProcess) -> None:
-    produce(settings, 0, 2)
-    with producer(settings.kafka) as out:
+def test_the_rows_say_what_the_records_said(log: Log) -> None:
+    log.produce(2)
+    log.experiments += 1
+    with producer(log.stack.settings.kafka) as out:
         out.send(topics.EXPERIMENTS, EXPERIMENT, "e")
         out.send(topics.EXPERIMENTS, None, "gone")
-        out.flush(30)
-    with gateway.client() as client:
+        out.flush(60)
+    settings = log.settings("said")
+    with log.gateway.client(database="said") as client:
         with sinking(settings):
-            wait_until(lambda: _counts(client).get("experiments") == (2, 2), 60, "the experiment")
-            wait_until(lambda: _counts(client)["impressions"] == (6, 6), 60, "the impressions")
+            wait_stored(client, log)
 
         def one(table: str, columns: str, where: str) -> Any:
             return client.query(f"SELECT {columns} FROM {table} WHERE {where}").result_rows[0]
@@ -246,20 +270,21 @@ def test_the_rows_say_what_the_records_said(settings: ServingSettings, gateway: 
         assert one("experiments", "version", "name = 'e'") == (1,)
 
 
-def test_what_cannot_be_stored_is_a_dead_letter_once(settings: ServingSettings, gateway: GatewayProcess) -> None:
+def test_what_cannot_be_stored_is_a_dead_letter_once(fresh_kafka: RunningStack, gateway: GatewayProcess) -> None:
+    settings = Log(fresh_kafka, gateway).settings("letters")
     with producer(settings.kafka) as out:
         for value in GARBAGE:
             out.send_bytes(topics.ACTIONS.name, value, b"u")
         out.send(topics.ACTIONS, action(0), "u")
         for value in GARBAGE:
             out.send_bytes(topics.EXAMPLES.name, value, b"u")
-        out.flush(30)
+        out.flush(60)
     letters = 2 * len(GARBAGE)
-    with gateway.client() as client:
+    with gateway.client(database="letters") as client:
         for _ in range(2):
             with sinking(settings) as health:
-                wait_until(lambda: _counts(client).get("dead_letters", (0, 0))[0] >= letters, 60, "dead letters")
-                wait_until(lambda: health.values.get("lag") == 0, 30, "no lag")
+                wait_until(lambda: counted(client).get("dead_letters", (0, 0))[0] >= letters, WAIT_S, "dead letters")
+                wait_until(lambda: health.values.get("lag") == 0, WAIT_S, "no lag")
         counts = counted(client)
         assert counts["actions"] == (1, 1)
         assert counts["examples"] == (0, 0)
@@ -267,68 +292,63 @@ def test_what_cannot_be_stored_is_a_dead_letter_once(settings: ServingSettings, 
         assert client.query(origins).result_rows == [(letters, letters)]
 
 
-def test_a_batch_whose_insert_was_under_way_at_the_crash_counts_once(
-    settings: ServingSettings, gateway: GatewayProcess
-) -> None:
-    produce(settings, 0, 100)
+def test_a_batch_whose_insert_was_under_way_at_the_crash_counts_once(log: Log) -> None:
+    settings = log.settings("underway")
+    log.produce(100)
     stop = threading.Event()
     crashing = sink.Sink(settings, stop, Health(None))
-    read = 0
-    while read < 5 * 100:
+    wanted_read, read = len(MAKERS) * log.n + log.experiments, 0
+    while read < wanted_read:
         for key, batch in crashing._reader.poll(timeout_ms=1_000).items():
             read += len(batch)
             for record in batch:
                 crashing._partitions[key].add(record)
     # The intents are committed, and then the process dies while its inserts are on their way.
-    crashing._commit(
-        {key: (p.batches[0].first, str(p.batches[0].last)) for key, p in crashing._partitions.items() if p.batches}
-    )
-    late = [part for part in crashing._partitions.values() if part.batches]
-    produce(settings, 100, 150)
-    with gateway.client() as client:
+    late = {key: part for key, part in crashing._partitions.items() if part.batches}
+    crashing._commit({key: (part.batches[0].first, str(part.batches[0].last)) for key, part in late.items()})
+    log.produce(50)
+    with log.gateway.client(database="underway") as client:
         successor = sink.Sink(settings, stop, Health(None))
-        for part in late:
+        for part in late.values():
             crashing._store(part)  # arrives after the successor has asked how far the tables are
         crashing.close()
         thread = threading.Thread(target=successor.run)
         thread.start()
         try:
-            wait_until(lambda: counted(client) == wanted(150), 60, f"{wanted(150)}")
+            wait_stored(client, log)
         finally:
             stop.set()
             thread.join(60)
             successor.close()
-        assert counted(client) == wanted(150)
+        assert counted(client) == log.wanted()
 
 
-def test_clickhouse_and_kafka_may_be_away(
-    settings: ServingSettings, gateway: GatewayProcess, fresh_kafka: RunningStack
-) -> None:
-    with gateway.client() as client, sinking(settings) as health:
-        produce(settings, 0, 50)
-        wait_until(lambda: _counts(client) == wanted(50), 60, "the first records")
-        gateway.kill()
-        produce(settings, 50, 100)
-        wait_until(lambda: health.values.get("waiting_for"), 60, "the sink says that it waits")
-        gateway.start()
-        wait_until(lambda: _counts(client) == wanted(100), 60, "what was sent meanwhile")
-        before = fresh_kafka.restarts("kafka")
-        os.kill(fresh_kafka.pid("kafka"), signal.SIGKILL)
-        wait_until(lambda: fresh_kafka.restarts("kafka") > before and fresh_kafka.is_up("kafka"), 60, "Kafka is back")
-        produce(settings, 100, 120)
-        wait_until(lambda: _counts(client) == wanted(120), 60, "what was sent after Kafka came back")
+def test_clickhouse_and_kafka_may_be_away(log: Log) -> None:
+    settings, kafka = log.settings("away"), log.stack
+    with log.gateway.client(database="away") as client, sinking(settings) as health:
+        log.produce(50)
+        wait_stored(client, log)
+        log.gateway.kill()
+        log.produce(50)
+        wait_until(lambda: health.values.get("waiting_for"), WAIT_S, "the sink says that it waits")
+        log.gateway.start()
+        wait_stored(client, log)
+        before = kafka.restarts("kafka")
+        os.kill(kafka.pid("kafka"), signal.SIGKILL)
+        wait_until(lambda: kafka.restarts("kafka") > before and kafka.is_up("kafka"), WAIT_S, "Kafka is back")
+        log.produce(20)
+        wait_stored(client, log)
 
 
 @pytest.mark.parametrize(
     ("cluster", "message"), [("another", "holds the logs of Kafka cluster another"), ("", "was made anew")]
 )
-def test_another_log_under_the_same_tables_is_refused(
-    settings: ServingSettings, gateway: GatewayProcess, cluster: str, message: str
-) -> None:
-    with admin(settings.kafka) as kafka, gateway.client() as client:
+def test_another_log_under_the_same_tables_is_refused(log: Log, cluster: str, message: str) -> None:
+    settings = log.settings(f"foreign{cluster}")
+    with admin(settings.kafka) as kafka, log.gateway.client() as client:
         schema.ensure(client, settings.clickhouse)
         name = cluster or kafka.describe_cluster()["cluster_id"]
-        insert(client, tables.PROGRESS, [("actions", 0, name, 1_000_000)], "x", "default")
+        insert(client, tables.PROGRESS, [("actions", 0, name, 1_000_000)], "x", settings.clickhouse.database)
     with pytest.raises(sink.SinkError, match=message):
         sink.run(settings, threading.Event(), Health(None))
 
