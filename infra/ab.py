@@ -10,6 +10,7 @@ from typing import Annotated, Final
 import msgspec
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from infra.settings import Settings, SettingsError
@@ -41,7 +42,7 @@ def click_kinds(settings: Settings, task: str = "click") -> tuple[str, ...]:
 def ab_table(report: AbReport) -> Table:
     """The report for a terminal: a row per arm, the comparison beside the arm that it is about."""
     title = f"{report.experiment}, version {report.version}: CTR per {report.unit_type}"
-    table = Table(title=title, caption=_caption(report), caption_justify="left", title_justify="left")
+    table = Table(title=escape(title), caption=_caption(report), caption_justify="left", title_justify="left")
     for name in ("arm", "policy"):
         table.add_column(name)
     level = f"{report.confidence:.0%}"
@@ -49,7 +50,14 @@ def ab_table(report: AbReport) -> Table:
         table.add_column(name, justify="right")
     compared = {comparison.arm: comparison.difference for comparison in report.comparisons}
     for arm in report.arms:
-        row = [arm.arm, arm.policy, f"{arm.units:,}", f"{arm.impressions:,}", f"{arm.clicks:,}", _share(arm.ctr)]
+        row = [
+            escape(arm.arm),
+            escape(arm.policy),
+            f"{arm.units:,}",
+            f"{arm.impressions:,}",
+            f"{arm.clicks:,}",
+            _share(arm.ctr),
+        ]
         found = compared.get(arm.arm)
         if found is None:
             table.add_row(*row, "control", "", "")
@@ -65,9 +73,11 @@ def _caption(report: AbReport) -> str:
     said = "sample ratio: nothing to check" if math.isnan(p) else f"sample ratio p = {p:.2g}"
     if not report.sample_ratio_ok:
         said += f" < {SRM_THRESHOLD}: the split is broken, do not read the rest"
+    lines = [said]
     if report.mixed_units:
-        said += f"; {report.mixed_units} units were seen in more than one arm"
-    return f"{said}; clicks: {', '.join(report.click_kinds)}; differences in percentage points"
+        lines.append(f"{report.mixed_units} units were seen in more than one arm")
+    lines.append(f"differences in percentage points; clicks: {', '.join(report.click_kinds)}")
+    return escape("\n".join(lines))
 
 
 def _share(value: float) -> str:
