@@ -35,7 +35,7 @@ NAME = re.compile(r"\d{12}")
 
 class CheckpointSettings(msgspec.Struct, frozen=True, kw_only=True):
     """`keep`: newest checkpoints kept (with all they build on). `max_increments`: after so many, or once they
-    outweigh their base, the next checkpoint is whole again, which bounds the time of a restart."""
+    outweigh their base, an increment is saved merged with all it builds on, which bounds the time of a restart."""
 
     keep: int = 3
     max_increments: int = 20
@@ -77,11 +77,13 @@ class CheckpointStore:
         self.path.mkdir(parents=True, exist_ok=True)
 
     def wants_whole(self) -> bool:
-        """Whether the next checkpoint must be whole: the chain is long or heavy, or nothing to build on is there."""
-        if self._tip is None or not self._chain_bytes:
-            return True
-        base, increments = self._chain_bytes[0], self._chain_bytes[1:]
-        return len(increments) >= self.settings.max_increments or sum(increments) > base
+        """Whether the next checkpoint must be whole, since there is nothing that an increment could build on.
+
+        That is so at the first one and after a save that failed. Long chains need no whole snapshot from the
+        trainer: the store merges them from its own files, beside the steps.
+        """
+        self._join()
+        return self._tip is None
 
     def numbers(self) -> list[int]:
         """Numbers of all checkpoints there, ascending, broken ones too."""
@@ -120,12 +122,15 @@ class CheckpointStore:
 
     def wait(self) -> None:
         """Until no save runs; raises the CheckpointError of a background save that failed."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        self._join()
         error, self._error = self._error, None
         if error is not None:
             raise error
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
 
     @property
     def newest(self) -> Manifest | None:
@@ -136,6 +141,9 @@ class CheckpointStore:
         tip, whole = self._tip, checkpoint.whole
         if not whole:
             self._check_builds_on(tip, checkpoint)
+            if self._chain_is_long():
+                self._tip = None
+                checkpoint, whole = self._merged_with_chain(tip, checkpoint), True
         # Until this one is durable the table's changes since the tip are in no other place.
         self._tip = None
         hidden: Path | None = None
@@ -160,6 +168,20 @@ class CheckpointStore:
         self._failpoint("prune")
         self._prune()
         return number
+
+    def _chain_is_long(self) -> bool:
+        base, increments = self._chain_bytes[0], self._chain_bytes[1:]
+        return len(increments) >= self.settings.max_increments or sum(increments) > base
+
+    def _merged_with_chain(self, tip: Manifest | None, increment: Checkpoint) -> Checkpoint:
+        """The whole checkpoint that an increment stands for. Raises CheckpointError where its chain is broken."""
+        broken: dict[int, str] = {}
+        chain = [] if tip is None else self._chain(tip.number, broken)
+        loaded, used = self._read_prefix(chain or [], broken)
+        if loaded is None or broken or used[-1] != tip:
+            raise CheckpointError(f"what the increment builds on is broken: {broken}")
+        tables = {name: merge(loaded.tables[name], snapshot) for name, snapshot in increment.tables.items()}
+        return msgspec.structs.replace(increment, tables=tables)
 
     def _write(self, folder: Path, checkpoint: Checkpoint, number: int, parent: int | None) -> Manifest:
         tables = {}
@@ -259,6 +281,16 @@ class CheckpointStore:
 
     def _load_chain(self, number: int, broken: dict[int, str]) -> Checkpoint | None:
         """The longest intact prefix of the chain that ends in `number`; what is behind it is noted as broken."""
+        chain = self._chain(number, broken)
+        if chain is None:
+            return None
+        loaded, used = self._read_prefix(chain, broken)
+        if loaded is not None:
+            self._tip, self._chain_bytes = used[-1], [manifest.size_bytes for manifest in used]
+        return loaded
+
+    def _chain(self, number: int, broken: dict[int, str]) -> list[Manifest] | None:
+        """Manifests from the base to `number`; None (and noted as broken) where one cannot be read."""
         chain: list[Manifest] = []
         step: int | None = number
         while step is not None:
@@ -274,26 +306,23 @@ class CheckpointStore:
                 return None
             chain.append(manifest)
             step = manifest.parent
-        chain.reverse()
-        return self._load_prefix(chain, broken)
+        return chain[::-1]
 
-    def _load_prefix(self, chain: list[Manifest], broken: dict[int, str]) -> Checkpoint | None:
+    def _read_prefix(self, chain: list[Manifest], broken: dict[int, str]) -> tuple[Checkpoint | None, list[Manifest]]:
+        """(the state after the intact first links of a chain, those links)."""
         loaded: Checkpoint | None = None
-        sizes: list[int] = []
-        for manifest in chain:
+        for place, manifest in enumerate(chain):
             try:
                 step = self._read(manifest)
                 if loaded is not None:
                     step.tables = {name: merge(loaded.tables[name], snapshot) for name, snapshot in step.tables.items()}
             except (CheckpointError, OSError, ValueError, KeyError) as error:
                 broken[manifest.number] = str(error)
-                for later in chain[chain.index(manifest) + 1 :]:
+                for later in chain[place + 1 :]:
                     broken[later.number] = f"builds on checkpoint {manifest.number}, which is broken"
-                break
+                return loaded, chain[:place]
             loaded = step
-            sizes.append(manifest.size_bytes)
-            self._tip, self._chain_bytes = manifest, sizes
-        return loaded
+        return loaded, chain
 
     def _manifest(self, number: int) -> Manifest:
         folder = self.path / f"{number:012d}"

@@ -222,6 +222,32 @@ def test_a_full_disk_is_a_clear_error_and_the_old_state_stays(tmp_path: Path) ->
     trainer.check_equal(loaded)
 
 
+def test_a_chain_that_broke_on_the_disk_is_not_merged_and_the_next_checkpoint_is_whole(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path, max_increments=1)
+    trainer.learn_and_save()
+    trainer.learn_and_save()
+    (tmp_path / f"{2:012d}" / "table-0.arrays").write_bytes(b"short")
+    with pytest.raises(CheckpointError, match="what the increment builds on is broken"):
+        trainer.learn_and_save()
+    assert trainer.store.wants_whole()
+    trainer.learn_and_save()
+    loaded = CheckpointStore(tmp_path).load_newest()
+    assert loaded is not None
+    assert loaded.sequence == 4
+    trainer.check_equal(loaded)
+
+
+def test_only_the_first_checkpoint_asks_the_trainer_for_a_whole_snapshot(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path, max_increments=2)
+    asked = []
+    for _ in range(8):
+        asked.append(trainer.store.wants_whole())
+        trainer.learn_and_save()
+    assert asked == [True] + [False] * 7
+    parents = [manifest.parent for manifest in map(trainer.store._manifest, trainer.store.numbers())]
+    assert None in parents
+
+
 def test_an_increment_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     trainer = Trainer(tmp_path)
     trainer.learn()
