@@ -121,7 +121,8 @@ class Supervisor:
                 managed.clashed = False
                 ports.replace(managed.service.ports)
                 self._settle(ports)
-        phase = "up" if len(up) == len(names) else "starting"
+        # Of what the steps just found: the states before them may be out of date.
+        phase = "up" if all(managed.state == "up" for managed in self._managed) else "starting"
         self._write_status(ports.numbers, now_s, phase)
         if now_s - self._logs_s >= _LOGS_S:
             self._logs_s = now_s

@@ -144,6 +144,24 @@ def test_a_killed_process_is_started_again_on_its_port_and_counted(tmp_path: Pat
         assert len(run.resolved) == 1
 
 
+def test_the_phase_and_the_processes_of_a_status_never_contradict_each_other(tmp_path: Path) -> None:
+    with supervised(tmp_path, server(tmp_path, "a"), server(tmp_path, "b")) as run:
+        run.wait("a", "up")
+        run.wait("b", "up")
+        for kills in range(1, 4):
+            pid = run.wait("a", "up").pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+
+            def restarted(kills: int = kills) -> bool:
+                status = run.state.read_status()
+                assert status is not None
+                assert (status.phase == "up") == all(process.state == "up" for process in status.processes)
+                return run.process("a").restarts == kills
+
+            wait_until(restarted, 20, "the kill is noticed")
+
+
 def test_a_process_that_crashes_again_and_again_waits_longer_and_says_why(tmp_path: Path) -> None:
     with supervised(tmp_path, server(tmp_path, "a", how="broken"), server(tmp_path, "b", "a")) as run:
         broken = run.wait("a", "restarting", restarts=3)
