@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from river import linear_model, optim
 
 from online_learning.batches import Batch
-from online_learning.models.dense_features import DENSE_FEATURES
 
 # Weights of the regression are bounded in number by hashing keys into this many; ml-100k has about 5,000.
 _BUCKETS: Final = 1 << 20
@@ -118,8 +117,11 @@ def baselines(tasks: int) -> Sequence[Baseline]:
     return (RiverLogistic(tasks), Popularity(tasks))
 
 
-def _inputs(batch: Batch) -> list[dict[int | str, float]]:
-    """Each row as river takes it: every key of a field weighs one over the number of the field's keys (the mean)."""
+def _inputs(batch: Batch) -> list[dict[int, float]]:
+    """Each row as river takes it: every key of a field weighs one over the number of the field's keys (the mean).
+
+    The dense features follow under negative numbers, which no key has.
+    """
     side = batch.side
     counts = np.diff(side.offsets)
     weights = np.repeat(1.0 / np.maximum(counts, 1), counts).tolist()
@@ -129,7 +131,7 @@ def _inputs(batch: Batch) -> list[dict[int | str, float]]:
     rows = []
     for row in range(side.rows):
         first, last = ends[row], ends[row + 1]
-        x: dict[int | str, float] = dict(zip(keys[first:last], weights[first:last], strict=True))
-        x.update((name, value) for name, value in zip(DENSE_FEATURES, dense[row], strict=True) if value)
+        x: dict[int, float] = dict(zip(keys[first:last], weights[first:last], strict=True))
+        x.update((column, value) for column, value in enumerate(dense[row], start=-len(dense[row])) if value)
         rows.append(x)
     return rows

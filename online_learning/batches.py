@@ -102,6 +102,7 @@ class Batcher:
             user_features(np.array(raw_users, dtype=np.float64), np.array(times)),
             item_features(item_stats_matrix(stats)),
             np.array(positions),
+            self._encoder.own_matches(side),
         )
         return Batch(side, dense, items)
 

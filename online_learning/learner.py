@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from online_learning.batches import Batch
-from online_learning.models.dense_features import DENSE_FEATURES
+from online_learning.models.dense_features import dense_names
 from online_learning.models.fields import FieldEncoder
 from online_learning.models.ranking import RankingModel, gradients
 from online_learning.models.scorer import Scorer
@@ -45,11 +45,11 @@ class OnlineLearner:
 
     def __init__(self, settings: LearningSettings) -> None:
         tasks = len(settings.tasks)
-        fields = FieldEncoder(settings.model).fields
+        fields, dense = FieldEncoder(settings.model).fields, len(dense_names(settings.model))
         self._settings = settings
         self._width = 1 + settings.model.dim
         self.table = Table(table_settings(settings), settings.trainer.seed)
-        self.model = RankingModel(settings.model, tasks, fields, len(DENSE_FEATURES), settings.trainer.seed)
+        self.model = RankingModel(settings.model, tasks, fields, dense, settings.trainer.seed)
         self._adam = torch.optim.Adam(self.model.parameters(), settings.model.dense_learning_rate, foreach=True)
         self._scorer = Scorer(settings.model, tasks)
         self._load_scorer()

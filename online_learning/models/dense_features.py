@@ -11,6 +11,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from online_learning.models.matches import match_names
+from online_learning.settings import ModelSettings
+
 ITEM_STATS: Final = (
     "impressions_1h",
     "positives_1h",
@@ -63,8 +66,12 @@ ITEM_FEATURES: Final = (
     "item_log_rating_count",
 )
 POSITION_FEATURES: Final = ("position_known", "position_inverse", "position_log")
-DENSE_FEATURES: Final = USER_FEATURES + ITEM_FEATURES + POSITION_FEATURES
-"""The columns of a dense row, in order; D is their number."""
+
+
+def dense_names(settings: ModelSettings) -> tuple[str, ...]:
+    """The columns of a dense row, in order; D is their number."""
+    return USER_FEATURES + ITEM_FEATURES + POSITION_FEATURES + match_names(settings.fields)
+
 
 NO_POSITION: Final = -1
 
@@ -135,11 +142,15 @@ def position_features(positions: NDArray[np.integer]) -> NDArray[np.float32]:
 
 
 def dense_features(
-    user: NDArray[np.float32], item: NDArray[np.float32], positions: NDArray[np.integer]
+    user: NDArray[np.float32],
+    item: NDArray[np.float32],
+    positions: NDArray[np.integer],
+    matches: NDArray[np.float32],
 ) -> NDArray[np.float32]:
-    """Dense rows f32 [n, D] from user features [1 or n, 9], item features [n, 7] and positions [n]."""
+    """Dense rows f32 [n, D] from user features [1 or n, 9], item features [n, 7], positions [n] and what items have in
+    common with the user's recent ones [n, M] (`FieldEncoder.matches`)."""
     users = np.broadcast_to(user, (len(item), user.shape[1]))
-    return np.concatenate([users, item, position_features(positions)], axis=1)
+    return np.concatenate([users, item, position_features(positions), matches], axis=1)
 
 
 def _number(value: object) -> float:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from online_learning.models.matches import match_features, matching_field
 from online_learning.settings import FieldSettings, ModelSettings
 from online_learning.table.keys import KeyHasher
 from streams.records import Item
@@ -108,11 +109,22 @@ class FieldEncoder:
         self.item_of = item_of
         self.user_fields = tuple(field for field in settings.fields if field.side != "item")
         self.item_fields = tuple(field for field in settings.fields if field.side == "item")
-        space = {field.name: number for number, field in enumerate(settings.fields, start=1)}
+        # A field of recent items shares keys, rows and space with the item's own field: equal values are equal keys.
+        self._matching = {field.name: matching_field(field, self.item_fields) or field for field in settings.fields}
+        number = {field.name: place for place, field in enumerate(settings.fields, start=1)}
+        space = {name: number[field.name] for name, field in self._matching.items()}
         self.user_spaces = np.array([space[field.name] for field in self.user_fields], dtype=np.uint16)
         self.item_spaces = np.array([space[field.name] for field in self.item_fields], dtype=np.uint16)
         self.spaces = np.concatenate([self.user_spaces, self.item_spaces])
-        self._hashers = {field.name: KeyHasher(field.name) for field in settings.fields}
+        self._hashers = {name: KeyHasher(field.name) for name, field in self._matching.items()}
+        self._pairs = np.array(
+            [
+                (place, self.item_fields.index(other))
+                for place, field in enumerate(self.user_fields)
+                if (other := matching_field(field, self.item_fields)) is not None
+            ],
+            dtype=np.int64,
+        ).reshape(-1, 2)
         self._bags_of: dict[str, tuple[Item | None, Bags]] = {}
         self._recent_of: dict[str, dict[str, tuple[Item, list[int]]]] = {
             field.name: {} for field in self.user_fields if field.source == "recent" and field.attribute
@@ -125,8 +137,8 @@ class FieldEncoder:
 
     def space_names(self) -> dict[int, str]:
         """The field's name of every key space."""
-        named = (*self.user_fields, *self.item_fields)
-        return {int(space): field.name for space, field in zip(self.spaces, named, strict=True)}
+        named = [self._matching[field.name].name for field in (*self.user_fields, *self.item_fields)]
+        return {int(space): name for space, name in zip(self.spaces, named, strict=True)}
 
     # --- one row at a time -----------------------------------------------------------------------------------------
 
@@ -192,6 +204,24 @@ class FieldEncoder:
         """Whole rows over all F fields from bags of both sides, pairwise."""
         both = (Bags(u.keys + i.keys, u.lengths + i.lengths) for u, i in zip(users, items, strict=True))
         return Side.of(both, self.spaces)
+
+    def matches(self, user: Side, items: Side) -> NDArray[np.float32]:
+        """What each item has in common with the user's recent items: f32 [n, M] of a user's side (one row) and the
+        items' side (n rows); see `match_names`."""
+        return match_features(
+            (user.keys, user.offsets, user.fields),
+            (items.keys, items.offsets, items.fields),
+            self._pairs,
+            items.rows,
+            one_user=True,
+        )
+
+    def own_matches(self, side: Side) -> NDArray[np.float32]:
+        """The same f32 [n, M] of whole rows over all F fields, each with the user and the item of its own."""
+        csr = (side.keys, side.offsets, side.fields)
+        # In a whole row the item's fields follow the user's.
+        pairs = self._pairs + np.array([0, len(self.user_fields)])
+        return match_features(csr, csr, pairs, side.rows, one_user=False)
 
     def id_keys(self, side: str, value: str) -> NDArray[np.uint64]:
         """The keys u64 [n] of all fields that hold the id of a `user` or an `item` (for erasure)."""

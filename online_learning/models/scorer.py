@@ -7,7 +7,7 @@ forward pass is as quick as torch's. It equals `RankingModel` within 1e-6 (teste
 import numpy as np
 from numpy.typing import NDArray
 
-from online_learning.models.dense_features import DENSE_FEATURES
+from online_learning.models.dense_features import dense_names
 from online_learning.models.fields import FieldEncoder
 from online_learning.models.parameters import Parameters, check, shapes
 from online_learning.settings import ModelSettings
@@ -19,7 +19,7 @@ class Scorer:
     def __init__(self, settings: ModelSettings, tasks: int) -> None:
         encoder = FieldEncoder(settings)
         self.dim = settings.dim
-        self.shapes = shapes(settings, tasks, encoder.fields, len(DENSE_FEATURES))
+        self.shapes = shapes(settings, tasks, encoder.fields, len(dense_names(settings)))
         self._user_fields = len(encoder.user_fields)
         self._parameters: Parameters = {name: np.zeros(shape, np.float32) for name, shape in self.shapes.items()}
         self._layers: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from online_learning.models import dense_features as df
+from online_learning.settings import ModelSettings
 
 NUMBERS = st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True), st.integers(-(10**15), 10**15))
 
@@ -14,8 +15,8 @@ NUMBERS = st.one_of(st.none(), st.floats(allow_nan=True, allow_infinity=True), s
 def test_nothing_known_is_all_zeros():
     user = df.user_features(np.array([df.raw_user(None)]), 1e12)
     item = df.item_features(df.item_stats_matrix([[]]))
-    row = df.dense_features(user, item, np.array([df.NO_POSITION]))
-    assert row.shape == (1, len(df.DENSE_FEATURES))
+    row = df.dense_features(user, item, np.array([df.NO_POSITION]), np.zeros((1, 0), np.float32))
+    assert row.shape == (1, len(df.dense_names(ModelSettings(fields=()))))
     assert not row.any()
 
 

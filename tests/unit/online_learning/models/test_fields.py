@@ -1,10 +1,14 @@
 """Fields: the same keys in training and serving, whatever is missing."""
 
+import math
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from online_learning.models.fields import MAX_BAG, FieldEncoder
+from online_learning.models.matches import match_names
 from online_learning.settings import FieldSettings, ModelSettings
 from online_learning.table.keys import hash_key
 from streams.records import Item
@@ -41,8 +45,8 @@ def test_a_key_is_the_hash_of_field_and_value():
     assert [bag(side, 0, f) for f in range(6)] == [
         [hash_key("user", "ann")],
         [hash_key("age", "25")],
-        [hash_key("recent", "up"), hash_key("recent", "alien")],
-        [hash_key("recent_genres", g) for g in ("family", "horror", "sci-fi")],
+        [hash_key("item", "up"), hash_key("item", "alien")],
+        [hash_key("genres", g) for g in ("family", "horror", "sci-fi")],
         [hash_key("device", "tv")],
         [hash_key("scene", "home")],
     ]
@@ -75,8 +79,29 @@ def test_every_key_carries_the_space_of_its_field():
     side = both.combine(users, [both.item_bags("alien")])
     names = both.space_names()
     assert [names[space] for space in side.spaces.tolist()] == [
-        "user", "age", "recent", "recent_genres", "scene", "item", "genres", "genres",
+        "user", "age", "item", "genres", "scene", "item", "genres", "genres",
     ]  # fmt: skip
+
+
+def test_what_an_item_has_in_common_with_recent_ones_is_counted():
+    one = encoder()
+    user = one.encode_user("ann", None, ["up", "alien", "nobody"])
+    found = one.matches(user, one.encode_items(["alien", "nobody", "stranger"]))
+    third = pytest.approx(1 / 3)
+    assert match_names(SETTINGS.fields) == (
+        "recent_share", "recent_log_count", "recent_genres_share", "recent_genres_log_count"
+    )  # fmt: skip
+    assert found[0].tolist() == [third, pytest.approx(math.log(2)), pytest.approx(2 / 3), pytest.approx(math.log(3))]
+    assert found[1].tolist() == [third, pytest.approx(math.log(2)), 0, 0]
+    assert found[2].tolist() == [0, 0, 0, 0]
+
+
+def test_matches_are_alike_in_training_and_serving():
+    one, items = encoder(), ["up", "alien", "nobody"]
+    bags = one.user_bags("ann", None, ["up", "nobody"], "", None)
+    whole = one.combine([bags] * 3, map(one.item_bags, items))
+    served = one.matches(one.encode_user("ann", None, ["up", "nobody"]), one.encode_items(items))
+    np.testing.assert_array_equal(one.own_matches(whole), served)
 
 
 @given(st.lists(st.integers(0, 3), max_size=12))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from online_learning.models.dense_features import DENSE_FEATURES
+from online_learning.models.dense_features import dense_names
 from online_learning.models.fields import FieldEncoder
 from online_learning.models.parameters import ShapeMismatch
 from online_learning.models.ranking import RankingModel, gradients, masked_loss
@@ -14,7 +14,7 @@ from online_learning.settings import ModelSettings
 
 SETTINGS = ModelSettings()
 ENCODER = FieldEncoder(SETTINGS)
-TASKS, FIELDS, DENSE, WIDTH = 2, ENCODER.fields, len(DENSE_FEATURES), SETTINGS.dim + 1
+TASKS, FIELDS, DENSE, WIDTH = 2, ENCODER.fields, len(dense_names(SETTINGS)), SETTINGS.dim + 1
 
 
 def model_with_random_parameters() -> RankingModel:
