@@ -6,6 +6,8 @@ import fcntl
 import mmap
 import os
 import struct
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -58,6 +60,23 @@ def has_writer(folder: Path) -> bool:
     finally:
         os.close(asked)
     return bool(_FLOCK.unpack(answer)[0] != fcntl.F_UNLCK)
+
+
+# A row is held for nanoseconds, or while a writer that holds it waits for a processor. A writer killed in the middle
+# leaves it so until its successor has built the next generation: until then the row counts as absent, and is never
+# read half written. A writer that lives but stands still (stopped, swapped out) is not waited for without end.
+_ASK_AFTER_S: Final = 0.005
+_GIVE_UP_S: Final = 1.0
+
+
+def wait_for_writer(busy: Callable[[], int], folder: Path) -> None:
+    """Calls `busy` until it finds nothing that is being written, or nobody is there to finish it."""
+    begun_s = time.monotonic()
+    while busy():
+        waited_s = time.monotonic() - begun_s
+        if waited_s > _GIVE_UP_S or (waited_s > _ASK_AFTER_S and not has_writer(folder)):
+            return
+        time.sleep(0)
 
 
 class NewFile:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from online_learning.models.dense_features import ITEM_STATS, decayed_item_stats
 from serving.shared import seqlock
-from serving.shared.files import PAGE_BYTES, NewFile, Words, map_read
+from serving.shared.files import PAGE_BYTES, NewFile, Words, map_read, wait_for_writer
 from serving.shared.head import File, HeadWriter
 
 ORGANIC: Final = ""
@@ -22,7 +22,7 @@ COLUMNS: Final = len(ITEM_STATS)
 _STRIDE: Final = 8
 _AT, _AVAILABLE_AT, _VALUES = 1, 2, 3
 _PAGE_WORDS = PAGE_BYTES // 8
-_SPINS = 20_000
+_SPINS = 2_000
 
 
 class _Header(msgspec.Struct, frozen=True):
@@ -47,10 +47,14 @@ def _write(words, floats, rows, at, available_at, values):  # type: ignore[no-un
 
 
 @njit(cache=True, nogil=True)
-def _read(words, floats, first, slots, at, available_at, values):  # type: ignore[no-untyped-def]
+def _read(words, floats, first, slots, at, available_at, values, only_busy):  # type: ignore[no-untyped-def]
+    """Rows of slots; `at` is -1 where one was busy all the time. With `only_busy` just those; how many are."""
+    busy = 0
     for i in range(slots.shape[0]):
+        if only_busy and at[i] != -1:
+            continue
         base = (first + slots[i]) * _STRIDE
-        at[i] = available_at[i] = 0
+        at[i], available_at[i] = -1, 0
         for _ in range(_SPINS):
             before = seqlock.load_acquire(words, base)
             if before & np.uint64(1):
@@ -61,6 +65,8 @@ def _read(words, floats, first, slots, at, available_at, values):  # type: ignor
             if seqlock.read_again(words, base) == before:
                 at[i], available_at[i] = when, since
                 break
+        busy += at[i] == -1
+    return busy
 
 
 class ItemStatsWriter:
@@ -114,7 +120,8 @@ class ItemStatsWriter:
 class ItemStats:
     """One mapped generation, for readers."""
 
-    def __init__(self, mapped: mmap.mmap) -> None:
+    def __init__(self, mapped: mmap.mmap, folder: Path) -> None:
+        self._folder = folder
         header = msgspec.json.decode(mapped[:PAGE_BYTES].rstrip(b"\0"), type=_Header)
         self.incarnation, self.slots, self.arms = header.incarnation, header.slots, header.arms
         self._ttl_ms = header.ttl_ms
@@ -143,7 +150,12 @@ class ItemStats:
     ) -> None:
         at, available_at = np.empty(len(slots), np.int64), np.empty(len(slots), np.int64)
         values = np.empty((len(slots), COLUMNS), np.float32)
-        _read(self._words, self._floats, first, slots, at, available_at, values)
+
+        def look(only_busy: bool) -> int:
+            return int(_read(self._words, self._floats, first, slots, at, available_at, values, only_busy))
+
+        if look(False):
+            wait_for_writer(lambda: look(True), self._folder)
         there = (at > 0) & (now_ms - at <= self._ttl_ms)
         now = decayed_item_stats(values, at, now_ms)
         total[there] = np.nan_to_num(total[there]) + now[there]
@@ -152,4 +164,4 @@ class ItemStats:
 
 def map_item_stats(path: Path) -> ItemStats:
     """Maps a generation. Raises FileNotFoundError."""
-    return ItemStats(map_read(path))
+    return ItemStats(map_read(path), path.parent)

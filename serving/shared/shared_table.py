@@ -4,7 +4,6 @@ A file never changes its size: a table that outgrows its file is copied into a l
 readers go on with the old. The file's first page says how to read the rest.
 """
 
-import time
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from online_learning.table.digest import Encoding, digest_rows
 from serving.shared import table_kernels as kernels
-from serving.shared.files import PAGE_BYTES, NewFile, Words, has_writer, map_read
+from serving.shared.files import PAGE_BYTES, NewFile, Words, map_read, wait_for_writer
 from serving.shared.head import File, HeadReader, HeadWriter, Lineage
 
 Keys = NDArray[np.uint64]
@@ -25,11 +24,6 @@ SMALLEST_ROWS: Final = 4096
 _MAX_LOAD: Final = 0.6
 _PAGE_WORDS = PAGE_BYTES // 8
 _CHUNK = 1 << 14
-# A row is held for nanoseconds, or while a writer that holds it waits for a processor. A writer killed in the middle
-# leaves it so until its successor has built the next generation: until then the row counts as absent, and is never
-# read half written. A writer that lives but stands still (stopped, swapped out) is not waited for without end.
-_ASK_AFTER_S: Final = 0.005
-_GIVE_UP_S: Final = 1.0
 
 
 class _Shape(msgspec.Struct, frozen=True):
@@ -226,12 +220,7 @@ def _lookup(view: _Views, keys: Keys, folder: Path) -> tuple[Rows, NDArray[np.bo
         return int(kernels.lookup(*args))
 
     if look(False):
-        begun_s = time.monotonic()
-        while look(True):
-            waited_s = time.monotonic() - begun_s
-            if waited_s > _GIVE_UP_S or (waited_s > _ASK_AFTER_S and not has_writer(folder)):
-                break
-            time.sleep(0)
+        wait_for_writer(lambda: look(True), folder)
     return out, found == kernels.PRESENT
 
 

@@ -9,16 +9,15 @@ from numba import njit
 from numpy.typing import NDArray
 
 from serving.shared import seqlock
-from serving.shared.files import PAGE_BYTES, NewFile, Words, map_read
+from serving.shared.files import PAGE_BYTES, NewFile, Words, map_read, wait_for_writer
 from serving.shared.head import File, HeadWriter
 
 BLOCK: Final = 64
 """Rows under one lock."""
 
 _PAGE_WORDS = PAGE_BYTES // 8
-# A reader that met a writer this often takes what it has: a vector that is half of one step and half of the next only
-# shifts one candidate's place among hundreds, and ranking reads the rows themselves.
-_TRIES = 8
+# A row is written in some 50 ns: a writer that is not through by then waits for a processor, or is dead.
+_SPINS = 2_000
 
 
 @njit(cache=True)
@@ -35,6 +34,35 @@ def _write(locks, matrix, slots, values):  # type: ignore[no-untyped-def]
 def _read_locks(locks, out):  # type: ignore[no-untyped-def]
     for block in range(out.shape[0]):
         out[block] = seqlock.load_acquire(locks, block)
+
+
+@njit(cache=True, nogil=True)
+def _score_blocks(locks, matrix, query, blocks, out):  # type: ignore[no-untyped-def]
+    """out of the rows of these blocks, each block from one moment; -inf for those that were busy all the time.
+
+    The busy ones are left at the front of `blocks`; how many.
+    """
+    busy = 0
+    for i in range(blocks.shape[0]):
+        block = blocks[i]
+        done = False
+        for _ in range(_SPINS):
+            before = seqlock.load_acquire(locks, block)
+            if before & np.uint64(1):
+                continue
+            for row in range(block * BLOCK, min(out.shape[0], (block + 1) * BLOCK)):
+                total = np.float32(0)
+                for column in range(query.shape[0]):
+                    total += matrix[row, column] * query[column]
+                out[row] = total
+            if seqlock.read_again(locks, block) == before:
+                done = True
+                break
+        if not done:
+            out[block * BLOCK : min(out.shape[0], (block + 1) * BLOCK)] = -np.inf
+            blocks[busy] = block
+            busy += 1
+    return busy
 
 
 def _words(rows: int, width: int) -> tuple[int, int]:
@@ -78,7 +106,8 @@ class VectorsWriter:
 class Vectors:
     """One mapped generation, for readers: `matrix` f32 [rows, width], as it is at each look."""
 
-    def __init__(self, mapped: mmap.mmap) -> None:
+    def __init__(self, mapped: mmap.mmap, folder: Path) -> None:
+        self._folder = folder
         words: Words = np.frombuffer(mapped, np.uint64)
         self.incarnation, self.rows, self.width = (int(word) for word in words[:3])
         locks, _ = _words(self.rows, self.width)
@@ -86,26 +115,33 @@ class Vectors:
         self.matrix = _matrix(words, self.rows, self.width)
 
     def scores(self, query: NDArray[np.float32], n: int) -> NDArray[np.float32]:
-        """Dot products f32 [n] of the first n vectors with query f32 [width]; blocks that changed meanwhile again."""
+        """Dot products f32 [n] of the first n vectors with query f32 [width]; blocks that changed meanwhile again.
+
+        -inf where the writer died in the middle of a block, until its successor is there.
+        """
         blocks = -(-n // BLOCK)
         before, after = np.empty(blocks, np.uint64), np.empty(blocks, np.uint64)
         _read_locks(self._locks, before)
-        out = self.matrix[:n] @ query
-        for _ in range(_TRIES):
-            _read_locks(self._locks, after)
-            torn = np.flatnonzero((before != after) | (after & np.uint64(1) != 0))
-            if not len(torn):
-                break
-            before = after.copy()
-            for block in torn.tolist():
-                rows = slice(block * BLOCK, min(n, (block + 1) * BLOCK))
-                out[rows] = self.matrix[rows] @ query
-        return np.asarray(out, np.float32)
+        plain = np.require(query, np.float32, ("C", "W"))
+        out = np.asarray(self.matrix[:n] @ plain, np.float32)
+        _read_locks(self._locks, after)
+        torn = np.flatnonzero((before != after) | (after & np.uint64(1) != 0))
+        if len(torn):
+            wait_for_writer(lambda: self._again(plain, torn, out), self._folder)
+        return out
+
+    def _again(self, query: NDArray[np.float32], torn: NDArray[np.int64], out: NDArray[np.float32]) -> int:
+        """Scores the blocks at the front of `torn` up to the first -1; how many are busy still."""
+        left = torn[torn >= 0]
+        busy = int(_score_blocks(self._locks, self.matrix, query, left, out))
+        torn[:] = -1
+        torn[:busy] = left[:busy]
+        return busy
 
 
 def map_vectors(path: Path) -> Vectors:
     """Maps a generation. Raises FileNotFoundError."""
-    return Vectors(map_read(path))
+    return Vectors(map_read(path), path.parent)
 
 
 def _matrix(words: Words, rows: int, width: int) -> NDArray[np.float32]:

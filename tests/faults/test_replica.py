@@ -118,14 +118,15 @@ class World:
 
     def finish(self) -> Result:
         """Lets the driver come to rest and returns what it ended with, once readers have it."""
-        last = self.step + 50
-        (self.folder / "quiesce").write_text(str(last))
+        (self.folder / "quiesce").write_text(str(self.step + 50))
         done = self.folder / "result.json"
         self.wait(done.exists, "the driver's result")
         self.processes.pop("driver").wait()
-        self.wait(lambda: self.watch() == last, "the last step at the readers")
-        self.wait(lambda: self.mirror.dense().parameters.get("bias") == bias(last)["bias"], "the last bundle")
-        return msgspec.json.decode(done.read_bytes(), type=Result)
+        result = msgspec.json.decode(done.read_bytes(), type=Result)
+        self.wait(lambda: self.watch() == result.step, "the last step at the readers")
+        wanted = bias(result.step)["bias"]
+        self.wait(lambda: self.mirror.dense().parameters.get("bias") == wanted, "the last bundle")
+        return result
 
 
 @pytest.fixture

@@ -100,7 +100,7 @@ def main(bootstrap: str, folder: Path) -> None:
     publisher = Publisher(kafka)
     publisher.begin_epoch(position, table, {0: n})
     quiesce = folder / "quiesce"
-    while not quiesce.exists() or n < int(quiesce.read_text()):
+    while not quiesce.exists() or n < int(quiesce.read_text() or 1 << 62):
         step(table, n, publisher.version)
         n += 1
         publisher.publish_sparse(table, {0: n})
