@@ -56,9 +56,9 @@ class World:
         for experiment in experiments:
             self._experiments.put(experiment.name, experiment)
 
-    def put_dense(self, version: int = 1) -> None:
-        """Publishes random dense parameters."""
-        scorer = Scorer(self.model, len(self.settings.learning.tasks))
+    def put_dense(self, version: int = 1, tasks: int | None = None) -> None:
+        """Publishes random dense parameters; with another number of `tasks`, those of another model."""
+        scorer = Scorer(self.model, len(self.settings.learning.tasks) if tasks is None else tasks)
         parameters = {name: self._rng.normal(0, 0.2, shape).astype(np.float32) for name, shape in scorer.shapes.items()}
         DenseWriter(self._head).swap(version, 1, {"sparse": 1}, parameters)
 

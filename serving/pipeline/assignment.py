@@ -23,18 +23,19 @@ class Plan(Struct, frozen=True):
         return self.assignment.arm if self.assignment is not None else ""
 
 
-def plan_for(experiments: Iterable[Experiment], request: Request, *, model_ready: bool) -> Plan:
+def plan_for(experiments: Iterable[Experiment], request: Request, *, model_missing: str) -> Plan:
     """The first active experiment of the request's scene decides; without one the online model answers.
 
-    Only one experiment decides, so that each assignment on record is one that had its effect.
+    `model_missing` says why the online model cannot score, "" where it can. Only one experiment decides, so that each
+    assignment on record is one that had its effect.
     """
     scene = request.context.scene
     decisive = (e for e in experiments if e.active and (e.scene is None or e.scene == scene))
     experiment = next(decisive, None)
     if experiment is None:
-        return _feasible(ONLINE, None, model_ready)
+        return _feasible(ONLINE, None, model_missing)
     decision = decide(experiment, _unit(experiment, request))
-    return _feasible(decision.policy, decision.assignment, model_ready)
+    return _feasible(decision.policy, decision.assignment, model_missing)
 
 
 def _unit(experiment: Experiment, request: Request) -> str:
@@ -42,9 +43,9 @@ def _unit(experiment: Experiment, request: Request) -> str:
     return units.get(experiment.unit_type, "")
 
 
-def _feasible(policy: str, assignment: Assignment | None, model_ready: bool) -> Plan:
+def _feasible(policy: str, assignment: Assignment | None, model_missing: str) -> Plan:
     if policy not in POLICIES:
         return Plan(POPULARITY, assignment, f"policy {policy!r} is unknown, must be one of: {', '.join(POLICIES)}")
-    if policy == ONLINE and not model_ready:
-        return Plan(POPULARITY, assignment, "no dense parameters have been published yet")
+    if policy == ONLINE and model_missing:
+        return Plan(POPULARITY, assignment, model_missing)
     return Plan(policy, assignment)

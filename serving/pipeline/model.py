@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from features.online import UserRow
 from online_learning.models.dense_features import dense_features, item_features, raw_user, user_features
 from online_learning.models.fields import FieldEncoder, Side
+from online_learning.models.parameters import ShapeMismatch
 from online_learning.models.retrieval import query_vector
 from online_learning.models.scorer import Scorer
 from online_learning.settings import LearningSettings
@@ -15,10 +16,14 @@ from serving.pipeline.request import Request
 from serving.shared.dense_bundle import DenseBundle
 from serving.shared.mirror import Mirror
 
+_UNPUBLISHED = "no dense parameters have been published yet"
+
 
 class UserSide(Struct, frozen=True):
-    """A user in a request as the model sees it: pooled rows f32[1, Fu, 1 + dim] and dense features f32[1, 9]."""
+    """A user in a request as the model sees it: the keys of one row, those rows pooled f32[1, Fu, 1 + dim], and the dense
+    features f32[1, 9]."""
 
+    keys: Side
     rows: NDArray[np.float32]
     dense: NDArray[np.float32]
 
@@ -34,6 +39,7 @@ class OnlineModel:
         self._width = 1 + settings.model.dim
         self._position = position
         self._bundle = DenseBundle()
+        self._missing = _UNPUBLISHED
 
     @property
     def version(self) -> int:
@@ -44,13 +50,14 @@ class OnlineModel:
         """The column of a task; raises KeyError."""
         return self._tasks[name]
 
-    def refresh(self) -> bool:
-        """Takes over the newest dense bundle; whether the model can score. Raises ShapeMismatch for another model's."""
+    def refresh(self) -> str:
+        """Takes over the newest dense bundle; why the model cannot score, or "" where it can."""
         bundle = self._mirror.dense()
-        if bundle is not self._bundle and bundle.parameters:
-            self._scorer.load(bundle.parameters)
-            self._bundle = bundle
-        return bool(self._bundle.parameters) and self._mirror.ready
+        if bundle is not self._bundle:
+            self._bundle, self._missing = bundle, self._take(bundle)
+        if not self._mirror.ready:
+            return "the replica has published no rows yet"
+        return self._missing
 
     def user(self, request: Request, row: UserRow | None) -> UserSide:
         """What the model knows of the user and the request's context."""
@@ -59,7 +66,7 @@ class OnlineModel:
         attributes = row.attributes if row is not None else None
         side = self._encoder.encode_user(request.user, attributes, recent, request.context.scene, request.features)
         dense = user_features(np.array([raw_user(stats)]), float(request.ts))
-        return UserSide(rows=self._rows(side), dense=dense)
+        return UserSide(keys=side, rows=self._rows(side), dense=dense)
 
     def query(self, user: UserSide, task: int) -> NDArray[np.float32]:
         """The user's vector f32[dim + 2] to be multiplied with the items' retrieval vectors."""
@@ -69,8 +76,19 @@ class OnlineModel:
         """Probabilities f32[C] of the task for the items' keys (C rows) with their stats of now, f32[C, 6]."""
         if not items.rows:
             return np.empty(0, dtype=np.float32)
-        dense = dense_features(user.dense, item_features(stats), np.full(items.rows, self._position))
+        positions, matches = np.full(items.rows, self._position), self._encoder.matches(user.keys, items)
+        dense = dense_features(user.dense, item_features(stats), positions, matches)
         return self._scorer.score_request(user.rows, self._rows(items), dense)[:, task]
+
+    def _take(self, bundle: DenseBundle) -> str:
+        if not bundle.parameters:
+            return _UNPUBLISHED
+        try:
+            self._scorer.load(bundle.parameters)
+        except ShapeMismatch as error:
+            # A trainer with other settings, or of another version: whoever restarts it ends this.
+            return f"the published parameters are of another model: {error}"
+        return ""
 
     def _rows(self, side: Side) -> NDArray[np.float32]:
         """Pooled rows f32[rows, fields, 1 + dim]: the means of those keys that have a row, as in training."""

@@ -74,7 +74,7 @@ class Pipeline:
         self._mirror.refresh()
         # Before anything is read from the tables: an answer may know more than it claims, never less.
         lineage = self._mirror.lineage()
-        plan = plan_for(self._mirror.experiments(), request, model_ready=self._model.refresh())
+        plan = plan_for(self._mirror.experiments(), request, model_missing=self._model.refresh())
         user = self._read_user(request.user)
         side = self._model.user(request, user) if plan.policy == ranking.ONLINE else None
         allowed = self._filter(request)

@@ -15,6 +15,7 @@ from serving.answer import encode_versions
 from serving.impressions import ImpressionLog
 from serving.pipeline.pipeline import Pipeline
 from serving.pipeline.request import BadRequest, parse
+from serving.pipeline.warm_up import warm_up
 from serving.settings import ServingSettings
 from serving.shared.mirror import Mirror
 
@@ -47,8 +48,9 @@ class Service:
 
     @classmethod
     def open(cls, settings_file: Path) -> Self:
-        """Opens everything that the settings name and answers once, so that no request waits for a compiler."""
+        """Opens everything that the settings name, and answers before it is asked, so that no request waits for it."""
         settings = msgspec.json.decode(settings_file.read_bytes(), type=_Resolved).serving
+        warm_up(settings)
         service = cls(settings)
         service.recommend(b"warm-up", 1, b'{"dry_run": true}')
         return service

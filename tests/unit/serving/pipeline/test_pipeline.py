@@ -90,6 +90,15 @@ def test_without_a_published_model_popularity_answers_and_says_so(tmp_path: Path
     assert "no dense parameters" in answer.versions.fallback
 
 
+def test_parameters_of_another_model_are_not_used_and_the_answer_says_so(serving: Serving) -> None:
+    assert serving.answer().versions.policy == "online"
+    serving.world.put_dense(version=8, tasks=1)
+    answer = serving.answer()
+    assert len(answer.items) == 5
+    assert answer.versions.policy == "popularity"
+    assert "another model: `bias` has shape (1,), must be (2,)" in answer.versions.fallback
+
+
 def test_the_online_arm_shows_what_the_model_gives_the_highest_probability(serving: Serving, tmp_path: Path) -> None:
     recent = UsedFeatures("user_stats", 4, NOW - 10, {"recent_items": ["i1"], "actions_1d": 3.0})
     serving.rows["u1"] = UserRow(stats=recent, attributes={"segment": "s"})
@@ -100,11 +109,13 @@ def test_the_online_arm_shows_what_the_model_gives_the_highest_probability(servi
     encoder = FieldEncoder(serving.settings.learning.model, mirror.catalogue.item)
     scorer = Scorer(serving.settings.learning.model, len(TASKS))
     scorer.load(mirror.dense().parameters)
-    user = pooled_rows(mirror.table, encoder.encode_user("u1", {"segment": "s"}, ["i1"]))  # type: ignore[arg-type]
-    rows = pooled_rows(mirror.table, encoder.encode_items(mirror.catalogue.ids))  # type: ignore[arg-type]
+    about, catalogue = encoder.encode_user("u1", {"segment": "s"}, ["i1"]), encoder.encode_items(mirror.catalogue.ids)
+    user = pooled_rows(mirror.table, about)  # type: ignore[arg-type]
+    rows = pooled_rows(mirror.table, catalogue)  # type: ignore[arg-type]
     stats = np.full((40, 6), np.nan, np.float32)
     about_user = user_features(np.array([raw_user(recent.values)]), float(NOW))
-    dense = dense_features(about_user, item_features(stats), np.zeros(40, np.int64))
+    matches = encoder.matches(about, catalogue)
+    dense = dense_features(about_user, item_features(stats), np.zeros(40, np.int64), matches)
     clicks = scorer.score_request(user, rows, dense)[:, 0]
 
     best = np.argsort(-clicks)[:10]

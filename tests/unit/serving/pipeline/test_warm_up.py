@@ -1,0 +1,17 @@
+"""Warming up runs the whole online path and leaves nothing behind."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from online_learning.settings import LearningSettings
+from serving.pipeline.warm_up import warm_up
+from serving.settings import ServingSettings
+from streams.settings import StreamsSettings
+
+
+def test_warming_up_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    warm_up(ServingSettings(learning=LearningSettings(tasks=StreamsSettings().tasks)))
+    assert list(tmp_path.iterdir()) == []
