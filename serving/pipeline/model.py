@@ -20,7 +20,7 @@ _UNPUBLISHED = "no dense parameters have been published yet"
 
 
 class UserSide(Struct, frozen=True):
-    """A user in a request as the model sees it: the keys of one row, those rows pooled f32[1, Fu, 1 + dim], and the dense
+    """A user in a request, as the model sees it: keys (one row), their pooled rows f32[1, Fu, 1 + dim], and the dense
     features f32[1, 9]."""
 
     keys: Side
