@@ -34,6 +34,9 @@ _META: Final = b"meta"
 # A fenced owner that is still assigned tries again after this: by then it knows of its own eviction.
 _FENCED_S: Final = 5.0
 
+# A broker that says nothing for so long is asked anew, from the start: the client would wait for ever.
+_ANSWER_S: Final = 30.0
+
 Positions = dict[str, int]
 
 
@@ -99,7 +102,7 @@ class Task:
         inputs = Inputs(self._settings.kafka, f"{self._task.app}-{self.name}", self._inputs)
         try:
             # Fencing first: what the owner before had open is aborted now, so the changelog's end is its end.
-            await producer.start()
+            await asyncio.wait_for(producer.start(), _ANSWER_S)
             entries = await self._restore()
             positions = msgspec.msgpack.decode(entries.pop(_META, b"\x80"), type=Positions)
             self.stage = STAGES[self._stage_name](self._settings, self._partition)
@@ -143,7 +146,7 @@ class Task:
                 positions[topic] = records[-1].offset + 1
             # Where nothing came in or goes out only a clock moved, and it can be moved again.
             if batch or out:
-                await self._commit(producer, out, changes, positions)
+                await asyncio.wait_for(self._commit(producer, out, changes, positions), _ANSWER_S)
             self._noted({tp: await inputs.position(tp) for tp in self._inputs})
 
     async def _commit(self, producer: AIOKafkaProducer, out: Outbox, changes: Changes, positions: Positions) -> None:

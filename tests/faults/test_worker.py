@@ -7,9 +7,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 import pytest
 
@@ -18,7 +18,7 @@ from streams.health import read_health
 from streams.kafka import Producer, producer
 from streams.records import Event, Impression, Shown
 from tests.stacks import RunningStack, running_stack, wait_until
-from tests.stream_logs import joined_and_expected, read_all
+from tests.stream_logs import joined_and_expected, read_all, wait_quiet
 
 pytestmark = [pytest.mark.servers, pytest.mark.faults]
 
@@ -71,12 +71,9 @@ def check(stack: RunningStack) -> None:
     wait_until(taken, 60, "the intake has taken every event")
     assert sum(map(len, read_all(settings.kafka, topics.ACTIONS).values())) == events
 
-    def complete() -> bool:
-        got, expected = joined_and_expected(settings)
-        return len(got) >= len(expected)
-
-    wait_until(complete, 60, "as many examples as the reference gives")
+    wait_quiet(settings.kafka, topics.EXAMPLES, 6.0, 120.0)
     got, expected = joined_and_expected(settings)
+    assert (sorted(set(got) - set(expected)), sorted(set(expected) - set(got))) == ([], [])
     assert got == expected
     assert len(expected) > 1_000
 
@@ -127,31 +124,39 @@ class Worker:
         self.process.wait(30)
 
 
-@contextmanager
-def load(stack: RunningStack, chance: random.Random) -> Iterator[None]:
-    """Requests and actions, all the time while the block runs."""
-    stop = threading.Event()
-    failed: list[BaseException] = []
+class Load:
+    """Requests and actions, all the time while the block runs; `sent` counts the requests that Kafka acknowledged."""
 
-    def work() -> None:
-        n = 0
+    def __init__(self, stack: RunningStack, seed: int) -> None:
+        self.sent = 0
+        self._stack, self._chance = stack, random.Random(seed)
+        self._stop = threading.Event()
+        self._failed: list[BaseException] = []
+        self._thread = threading.Thread(target=self._work)
+
+    def wait_more(self, requests: int) -> None:
+        """Waits until so many more were acknowledged."""
+        wanted = self.sent + requests
+        wait_until(lambda: self.sent >= wanted or self._failed, 90, f"{requests} more requests")
+
+    def _work(self) -> None:
         try:
-            with producer(stack.settings.kafka) as out:
-                while not stop.wait(0.1):
-                    send(out, chance, n, n + 20)
-                    n += 20
-                out.flush(30)
+            with producer(self._stack.settings.kafka) as out:
+                while not self._stop.wait(0.1):
+                    send(out, self._chance, self.sent, self.sent + 20)
+                    out.flush(90)
+                    self.sent += 20
         except BaseException as error:
-            failed.append(error)
+            self._failed.append(error)
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join(60)
-    assert failed == []
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join(120)
+        assert self._failed == []
 
 
 @pytest.mark.timeout(400)
@@ -166,17 +171,20 @@ def test_workers_that_come_and_go_under_load_lose_and_double_nothing(tmp_path: P
             return workers[-1]
 
         try:
-            with load(stack, random.Random(9)):
+            with Load(stack, 9) as load:
                 one = start("one")
                 wait_until(lambda: one.partitions() == 6, 90, "the first worker owns everything")
                 two = start("two")
                 wait_until(lambda: (one.partitions(), two.partitions()) == (3, 3), 90, "both share the partitions")
+                load.wait_more(100)
                 two.end(signal.SIGKILL)
                 wait_until(lambda: one.partitions() == 6, 90, "the first has taken over")
                 three = start("three")
                 wait_until(lambda: (one.partitions(), three.partitions()) == (3, 3), 90, "two share again")
+                load.wait_more(100)
                 one.end(signal.SIGTERM)
                 wait_until(lambda: three.partitions() == 6, 90, "the last owns everything")
+                load.wait_more(100)
             check(stack)
         except BaseException:
             print(*(worker.log.read_text()[-3_000:] for worker in workers), sep="\n---\n")
@@ -188,13 +196,13 @@ def test_workers_that_come_and_go_under_load_lose_and_double_nothing(tmp_path: P
 
 @pytest.mark.timeout(400)
 def test_a_broker_that_is_away_is_waited_for(tmp_path: Path) -> None:
-    chance = random.Random(13)
     config = tmp_path / "freshet.toml"
     config.write_text(CONFIG)
     with running_stack(tmp_path / "stack", "kafka", "worker", config=config) as stack:
         pid, size = stack.pid("worker"), stack.state.log("worker").stat().st_size
-        with load(stack, chance):
+        with Load(stack, 13) as load:
             for _ in range(2):
+                load.wait_more(200)
                 before = stack.restarts("kafka")
                 os.kill(stack.pid("kafka"), signal.SIGKILL)
                 wait_until(
@@ -202,6 +210,7 @@ def test_a_broker_that_is_away_is_waited_for(tmp_path: Path) -> None:
                     90,
                     "the broker is back",
                 )
+            load.wait_more(200)
         check(stack)
         assert stack.pid("worker") == pid
         log = stack.state.log("worker").read_bytes()[size:]
