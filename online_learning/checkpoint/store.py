@@ -180,8 +180,7 @@ class CheckpointStore:
         loaded, used = self._read_prefix(chain or [], broken)
         if loaded is None or broken or used[-1] != tip:
             raise CheckpointError(f"what the increment builds on is broken: {broken}")
-        tables = {name: merge(loaded.tables[name], snapshot) for name, snapshot in increment.tables.items()}
-        return msgspec.structs.replace(increment, tables=tables)
+        return _merged(loaded, increment)
 
     def _write(self, folder: Path, checkpoint: Checkpoint, number: int, parent: int | None) -> Manifest:
         tables = {}
@@ -260,19 +259,20 @@ class CheckpointStore:
         are there but none is intact: starting from nothing must be somebody's decision.
         """
         self.wait()
-        broken: dict[int, str] = {}
-        numbers = self.numbers()
-        for number in reversed(numbers):
-            if number in broken:
-                continue
-            loaded = self._load_chain(number, broken)
-            if loaded is not None:
-                self._report(broken)
-                return loaded
+        while True:
+            broken: dict[int, str] = {}
+            numbers = self.numbers()
+            loaded = None
+            for number in reversed(numbers):
+                if loaded is None and number not in broken:
+                    loaded = self._load_chain(number, broken)
+            # A reader beside the writer may have met checkpoints just as they were pruned: there are newer ones then.
+            if not broken or self.numbers() == numbers:
+                break
         self._report(broken)
-        if numbers:
+        if numbers and loaded is None:
             raise CheckpointError(f"none of {len(numbers)} checkpoints in {self.path} is intact: {broken}")
-        return None
+        return loaded
 
     def _report(self, broken: dict[int, str]) -> None:
         self.broken = [Broken(number, reason) for number, reason in sorted(broken.items())]
@@ -310,19 +310,24 @@ class CheckpointStore:
 
     def _read_prefix(self, chain: list[Manifest], broken: dict[int, str]) -> tuple[Checkpoint | None, list[Manifest]]:
         """(the state after the intact first links of a chain, those links)."""
-        loaded: Checkpoint | None = None
+        base: Checkpoint | None = None
+        tail: Checkpoint | None = None
+        used = chain
         for place, manifest in enumerate(chain):
             try:
                 step = self._read(manifest)
-                if loaded is not None:
-                    step.tables = {name: merge(loaded.tables[name], snapshot) for name, snapshot in step.tables.items()}
+                if base is None:
+                    base = step
+                else:
+                    # Increments are merged among themselves first: the base is gone through once.
+                    tail = step if tail is None else _merged(tail, step)
             except (CheckpointError, OSError, ValueError, KeyError) as error:
                 broken[manifest.number] = str(error)
                 for later in chain[place + 1 :]:
                     broken[later.number] = f"builds on checkpoint {manifest.number}, which is broken"
-                return loaded, chain[:place]
-            loaded = step
-        return loaded, chain
+                used = chain[:place]
+                break
+        return base if base is None or tail is None else _merged(base, tail), used
 
     def _manifest(self, number: int) -> Manifest:
         folder = self.path / f"{number:012d}"
@@ -349,3 +354,9 @@ class CheckpointStore:
             meta=manifest.meta,
             number=manifest.number,
         )
+
+
+def _merged(earlier: Checkpoint, later: Checkpoint) -> Checkpoint:
+    """The later checkpoint, with what it builds on merged in."""
+    tables = {name: merge(earlier.tables[name], snapshot) for name, snapshot in later.tables.items()}
+    return msgspec.structs.replace(later, tables=tables)

@@ -52,12 +52,11 @@ class TableSnapshot(msgspec.Struct, kw_only=True):
 
 
 def merge(base: TableSnapshot, increment: TableSnapshot) -> TableSnapshot:
-    """The whole snapshot that `base` (whole) becomes with the next increment on it.
+    """What `base` becomes with the next increment on it: whole if the base is, else one longer increment.
 
-    Raises ValueError where the increment does not build on the base.
+    Raises ValueError where the increment does not build on the base. Associative, so that a chain costs one pass over
+    its base: merge the increments first, they are small.
     """
-    if not base.whole:
-        raise ValueError(f"snapshot {base.meta.generation} of table {base.meta.name!r} is not whole")
     if increment.whole:
         return increment
     if increment.meta.parent != base.meta.generation or increment.meta.name != base.meta.name:
@@ -74,4 +73,4 @@ def merge(base: TableSnapshot, increment: TableSnapshot) -> TableSnapshot:
     kept &= old["tombstone_versions"] >= np.uint64(increment.meta.forgotten_before)
     arrays |= {name: np.concatenate([old[name][kept], new[name]]) for name in TOMBSTONE_ARRAYS}
     arrays["sketch"] = new["sketch"] if len(new["sketch"]) else old["sketch"]
-    return TableSnapshot(meta=msgspec.structs.replace(increment.meta, parent=None), arrays=arrays)
+    return TableSnapshot(meta=msgspec.structs.replace(increment.meta, parent=base.meta.parent), arrays=arrays)
