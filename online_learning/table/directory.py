@@ -31,7 +31,7 @@ from online_learning.table.index import (
     tag_of,
 )
 from online_learning.table.intrinsics import prefetch
-from online_learning.table.memory import Ahead, reserve
+from online_learning.table.memory import Ahead, reserve, use_huge_pages
 from online_learning.table.workers import Workers
 
 # Flags of a slot, u8.
@@ -345,6 +345,8 @@ class Directory:
         """Shortly before a doubling begins, have the memory that it will fill made ready."""
         capacity = SEGMENT << int(self.index_state[LEVEL])
         if self._doubling < capacity and self.index_state[USED] > DOUBLING_NEAR * capacity > Ahead.SMALLEST:
+            if not self._doubling:
+                use_huge_pages(self.entries)
             self._doubling = capacity
             ahead.soon(self.entries, capacity, 2 * capacity)
 

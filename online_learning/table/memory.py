@@ -19,28 +19,34 @@ def physical_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def reserve(length: int, dtype: Any, *, huge_pages: bool = True) -> NDArray[Any]:
+def reserve(length: int, dtype: Any) -> NDArray[Any]:
     """A zeroed array [length] of `dtype` whose pages take memory only once they are written.
 
     Addresses stay valid for the array's life, which is what "slabs never move" rests on: growing a table only
-    writes further into the reservation. Huge pages matter for random access to gigabytes: without them nearly
-    every row costs a page walk besides its cache miss. Raises OSError where the address space is refused.
+    writes further into the reservation. Raises OSError where the address space is refused.
     """
     kind = np.dtype(dtype)
     size_bytes = max(length, 1) * kind.itemsize
+    # Begins at a huge page, hence at a cache line: an embedding of 32 floats then spans two lines, not three.
     mapped_bytes = size_bytes + HUGE_PAGE_BYTES
     region = mmap.mmap(-1, mapped_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
-    if huge_pages and size_bytes >= 2 * HUGE_PAGE_BYTES:
-        region.madvise(mmap.MADV_HUGEPAGE)
     whole = np.frombuffer(region, dtype=np.uint8)
-    # Cache-line (indeed huge-page) alignment: an embedding of 32 floats then spans two lines, not three.
     skip = -whole.ctypes.data % HUGE_PAGE_BYTES
-    return whole[skip : skip + max(length, 1) * kind.itemsize].view(kind)
+    return whole[skip : skip + size_bytes].view(kind)
 
 
 MADV_POPULATE_WRITE = 23
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+
+
+def use_huge_pages(array: NDArray[Any]) -> None:
+    """Ask for pages of 2 MiB where a reservation has not been written yet.
+
+    They matter for random access to gigabytes: without them nearly every row costs a page walk besides its cache
+    miss. A small table would only wait for zeroes it never needs.
+    """
+    _libc.madvise(array.ctypes.data & -mmap.PAGESIZE, array.nbytes, mmap.MADV_HUGEPAGE)
 
 
 def populate(array: NDArray[Any], begin: int, end: int) -> None:
@@ -81,6 +87,9 @@ class Ahead:
         """The table now uses `rows` rows; returns at once."""
         if rows < self.SMALLEST:
             return
+        if not self._rows:
+            for array, _ in self._arrays:
+                use_huge_pages(array)
         step = max(self.SMALLEST, rows // self.SHARE)
         if rows + step // 2 > self._rows:
             begin, self._rows = max(rows, self._rows), rows + step
