@@ -43,9 +43,10 @@ from streams.join_state import (
 from streams.labels import LabelRules, negative_kept
 from streams.records import SCHEMA_VERSION, Action, Example, FeatureRow, Impression, Signal
 from streams.settings import StreamsSettings
-from streams.topics import IMPRESSIONS
 
+# The changelog's keys: the kind, then what it is about.
 _CLOCKS: Final = b"clocks"
+_HELD, _SLOTS, _WAITING, _USER, _SEEN = b"i/", b"s/", b"w/", b"u/", b"d/"
 Key = tuple[str, str]
 
 
@@ -92,7 +93,6 @@ class Join:
         self._order = 0
         self._seen = Seen(self._horizon_ms)
         self._held: dict[Key, Held] = {}
-        self._raw: dict[Key, bytes] = {}
         self._ends: list[tuple[int, Key]] = []
         self._expiries: list[tuple[int, Key]] = []
         self._waiting: dict[Key, dict[int, Waiting]] = {}
@@ -117,9 +117,9 @@ class Join:
         if key in self._held:
             self.counts.duplicate_impressions += 1
             return True
-        held = Held(impression=impression, clock=before)
-        self._hold(key, held, raw)
-        self._changes[_held_key(key)] = msgspec.msgpack.encode(HeldRecord(clock=before, impression=raw))
+        held = Held(impression.ts, before, raw, impression)
+        self._hold(key, held)
+        self._changes[_key(_HELD, key)] = _record(held)
         arm = arm_of(impression)
         self._signals += [
             Signal(v=SCHEMA_VERSION, item=shown.item, arm=arm, ts=impression.ts, impressions=1)
@@ -155,7 +155,7 @@ class Join:
             self._organic(waiting)
         else:
             self._wait(key, waiting)
-            self._changes[_waiting_key(key, waiting.order)] = msgspec.msgpack.encode(waiting)
+            self._changes[_key(_WAITING, key, waiting.order)] = msgspec.msgpack.encode(waiting)
 
     def advance(self, impressions_idle_ms: int | None = None, actions_idle_ms: int | None = None) -> None:
         """Moves the watermark and decides what it passed: windows' ends, waiting actions, the horizon.
@@ -189,14 +189,14 @@ class Join:
     # --- decisions ----------------------------------------------------------------------------------------------
 
     def _joins(self, held: Held, action: Action, before: int) -> bool:
-        if action.ts < held.clock:
+        last = held.ts + self._window_ms + self._horizon_ms
+        if action.ts < held.behind or max(action.ts, before) > last:
             return False
-        last = held.impression.ts + self._window_ms + self._horizon_ms
-        return max(action.ts, before) <= last and any(shown.item == action.item for shown in held.impression.items)
+        return any(shown.item == action.item for shown in held.opened().items)
 
     def _decide(self, key: Key, held: Held, waiting: Waiting) -> None:
-        action, impression = waiting.action, held.impression
-        end = impression.ts + self._window_ms
+        action, impression = waiting.action, held.opened()
+        end = held.ts + self._window_ms
         after_end = waiting.before > end
         if after_end:
             self._close(key, held)
@@ -242,15 +242,16 @@ class Join:
         """The window's end: emits the kept negatives of a held impression, once."""
         if held.closed:
             return
-        held.closed = True
+        impression = held.opened()
+        held.closed, held.impression = True, None
         self._changed_held[key] = None
-        for k in range(len(held.impression.items)):
+        for k in range(len(impression.items)):
             slot = held.slots.get(k)
             known = slot if slot is not None else Slot()
-            if not self._make.has_negative(known) or not self._kept(held.impression, k):
+            if not self._make.has_negative(known) or not self._kept(impression, k):
                 continue
             labels = self._make.labels(known, True, True)
-            self._examples.append(self._make.negative(held.impression, k, known, labels))
+            self._examples.append(self._make.negative(impression, k, known, labels))
             self.counts.negatives += 1
             if slot is not None:
                 slot.negative = True
@@ -291,20 +292,18 @@ class Join:
             stats = self._users[user] = UserStats()
         return stats
 
-    def _hold(self, key: Key, held: Held, raw: bytes) -> None:
-        end = held.impression.ts + self._window_ms
+    def _hold(self, key: Key, held: Held) -> None:
+        end = held.ts + self._window_ms
         self._held[key] = held
-        self._raw[key] = raw
         if not held.closed:
             heapq.heappush(self._ends, (end, key))
         heapq.heappush(self._expiries, (end + self._horizon_ms, key))
 
     def _drop(self, key: Key) -> None:
         if self._held.pop(key, None) is not None:
-            del self._raw[key]
             self._changed_held.pop(key, None)
-            self._changes[_held_key(key)] = None
-            self._changes[_slots_key(key)] = None
+            self._changes[_key(_HELD, key)] = None
+            self._changes[_key(_SLOTS, key)] = None
 
     def _wait(self, key: Key, waiting: Waiting) -> None:
         # By order and not by event id: one that came again after its horizon must not displace the first.
@@ -315,7 +314,7 @@ class Join:
         of_key = self._waiting.get(key, {})
         waiting = of_key.pop(order, None)
         if waiting is not None:
-            self._changes[_waiting_key(key, order)] = None
+            self._changes[_key(_WAITING, key, order)] = None
         if not of_key:
             self._waiting.pop(key, None)
         return waiting
@@ -327,13 +326,13 @@ class Join:
         changes, self._changes = self._changes, {}
         for key in self._changed_held:
             held = self._held[key]
-            changes[_slots_key(key)] = msgspec.msgpack.encode(HeldState(closed=held.closed, slots=held.slots))
+            changes[_key(_SLOTS, key)] = msgspec.msgpack.encode(HeldState(closed=held.closed, slots=held.slots))
         features = []
         for user in self._changed_users:
             stats = self._users[user]
             stats.available_at = now_ms
             features.append(stats.row(user, now_ms))
-            changes[b"u/" + user.encode()] = msgspec.msgpack.encode(stats)
+            changes[_USER + user.encode()] = msgspec.msgpack.encode(stats)
         changes |= self._seen.drain(self._clocks.actions.value - self._lateness_ms)
         changes[_CLOCKS] = msgspec.msgpack.encode((self._clocks, self._order))
         joined = Joined(self._examples, self._signals, features, changes)
@@ -343,34 +342,35 @@ class Join:
     def snapshot(self) -> Iterator[tuple[bytes, bytes]]:
         """The whole state as the changelog would hold it; call it after a drain."""
         for key, held in self._held.items():
-            record = HeldRecord(clock=held.clock, impression=self._raw[key])
-            yield _held_key(key), msgspec.msgpack.encode(record)
+            yield _key(_HELD, key), _record(held)
             if held.closed or held.slots:
-                yield _slots_key(key), msgspec.msgpack.encode(HeldState(closed=held.closed, slots=held.slots))
+                yield _key(_SLOTS, key), msgspec.msgpack.encode(HeldState(closed=held.closed, slots=held.slots))
         for key, of_key in self._waiting.items():
             for order, waiting in of_key.items():
-                yield _waiting_key(key, order), msgspec.msgpack.encode(waiting)
+                yield _key(_WAITING, key, order), msgspec.msgpack.encode(waiting)
         for user, stats in self._users.items():
-            yield b"u/" + user.encode(), msgspec.msgpack.encode(stats)
+            yield _USER + user.encode(), msgspec.msgpack.encode(stats)
         yield from self._seen.snapshot().items()
         yield _CLOCKS, msgspec.msgpack.encode((self._clocks, self._order))
 
     def restore(self, entries: dict[bytes, bytes]) -> None:
         """Takes the state back into a new join, from the newest value of every key of the changelog."""
         for key, value in entries.items():
-            if key.startswith(b"i/"):
+            kind, rest = key[:2], key[2:]
+            if kind == _HELD:
                 record = msgspec.msgpack.decode(value, type=HeldRecord)
-                state_bytes = entries.get(b"s/" + key[2:])
-                state = msgspec.msgpack.decode(state_bytes, type=HeldState) if state_bytes else HeldState(False, {})
-                held = Held(IMPRESSIONS.codec.decode(record.impression), record.clock, state.closed, state.slots)
-                self._hold((held.impression.user, held.impression.request_id), held, record.impression)
-            elif key.startswith(b"w/"):
+                held = Held(record.ts, record.behind, record.raw)
+                if (changed := entries.get(_SLOTS + rest)) is not None:
+                    state = msgspec.msgpack.decode(changed, type=HeldState)
+                    held.closed, held.slots = state.closed, state.slots
+                self._hold(msgspec.msgpack.decode(rest, type=Key), held)
+            elif kind == _WAITING:
                 waiting = msgspec.msgpack.decode(value, type=Waiting)
                 self._wait((waiting.action.user, waiting.action.request_id or ""), waiting)
-            elif key.startswith(b"u/"):
-                self._users[key[2:].decode()] = msgspec.msgpack.decode(value, type=UserStats)
-            elif key.startswith(b"d/"):
-                self._seen.restore(int(key[2:]), value)
+            elif kind == _USER:
+                self._users[rest.decode()] = msgspec.msgpack.decode(value, type=UserStats)
+            elif kind == _SEEN:
+                self._seen.restore(int(rest), value)
             elif key == _CLOCKS:
                 self._clocks, self._order = msgspec.msgpack.decode(value, type=tuple[Clocks, int])
 
@@ -385,13 +385,9 @@ def _follow(clock: Clock, idle_ms: int | None, other: Clock) -> None:
         clock.value = max(clock.value, other.value)
 
 
-def _held_key(key: Key) -> bytes:
-    return f"i/{key[0]}\0{key[1]}".encode()
+def _record(held: Held) -> bytes:
+    return msgspec.msgpack.encode(HeldRecord(held.ts, held.behind, held.raw))
 
 
-def _slots_key(key: Key) -> bytes:
-    return f"s/{key[0]}\0{key[1]}".encode()
-
-
-def _waiting_key(key: Key, order: int) -> bytes:
-    return f"w/{key[0]}\0{key[1]}\0{order}".encode()
+def _key(kind: bytes, *parts: object) -> bytes:
+    return kind + msgspec.msgpack.encode(parts[0] if len(parts) == 1 else parts)

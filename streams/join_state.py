@@ -10,6 +10,7 @@ import xxhash
 from msgspec import Struct, field
 
 from streams.records import Action, Impression, UsedFeatures
+from streams.topics import IMPRESSIONS
 
 NEVER: Final = -(2**62)
 
@@ -63,17 +64,29 @@ class Slot(Struct, array_like=True):
         return max(label for _, label in kinds.values()) if kinds else None
 
 
-class Held(Struct, array_like=True):
-    """An impression that waits for actions.
+class Held(Struct):
+    """An impression that waits for actions, with its record's bytes.
 
-    `clock`: where the impressions' clock, less the lateness, stood when it came: an action of an earlier time may have
-    been decided without it. Closed once its window is over. `slots` by index into the items shown.
+    `behind`: where the impressions' clock, less the lateness, stood when it came: an action of an earlier time may have
+    been decided without it. Closed once its window is over; from then on only the bytes are kept, a fifth of what the
+    decoded record takes. `slots` by index into the items shown.
     """
 
-    impression: Impression
-    clock: int
+    ts: int
+    behind: int
+    raw: bytes
+    impression: Impression | None = None
     closed: bool = False
     slots: dict[int, Slot] = field(default_factory=dict)
+
+    def opened(self) -> Impression:
+        """The impression, decoded."""
+        if self.impression is not None:
+            return self.impression
+        found: Impression = IMPRESSIONS.codec.decode(self.raw)
+        if not self.closed:
+            self.impression = found
+        return found
 
 
 class HeldState(Struct, array_like=True):
@@ -84,10 +97,11 @@ class HeldState(Struct, array_like=True):
 
 
 class HeldRecord(Struct, array_like=True):
-    """The part of a held impression that does not change: the record's own bytes."""
+    """The part of a held impression that does not change."""
 
-    clock: int
-    impression: bytes
+    ts: int
+    behind: int
+    raw: bytes
 
 
 class Waiting(Struct, array_like=True):

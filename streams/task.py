@@ -36,16 +36,18 @@ _FENCED_S: Final = 5.0
 
 # A broker that says nothing for so long is asked anew, from the start: the client would wait for ever.
 _ANSWER_S: Final = 30.0
+# How long (s) a trickle gathers into one transaction, which costs about 1.3 ms of CPU here and 2.2 ms in the broker.
+# An example may take 0.1 s from its event through two stages; counts of items may be a moment older.
+_LINGER_S: Final = {StageName.INTAKE: 0.015, StageName.JOIN: 0.015, StageName.ITEM_COUNTS: 0.25}
 
 Positions = dict[str, int]
 
 
 class TaskSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a task needs beside the streams' settings. `partitions`: the count of every topic; times in s."""
+    """What a task needs beside the streams' settings. `partitions`: the count of every topic."""
 
     app: str
     partitions: dict[str, int]
-    linger_s: float = 0.01
 
 
 class Task:
@@ -138,7 +140,7 @@ class Task:
     async def _loop(self, stage: Stage, inputs: Inputs, producer: AIOKafkaProducer, positions: Positions) -> None:
         idleness = Idleness(inputs, self._settings.join.idle_s, self._upstream_done)
         while True:
-            batch = await inputs.read(self._task.linger_s)
+            batch = await inputs.read(_LINGER_S[self._stage_name])
             idle = await idleness.look(batch)
             out = Outbox(self._task.partitions)
             changes = stage.process(batch, idle, time.time_ns() // 1_000_000, out)

@@ -100,7 +100,7 @@ class Run:
 
 
 @given(logs(), joins, st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_the_join_equals_the_reference(
     log: tuple[list[Impression], list[Action]], join: JoinSettings, data: st.DataObject
 ) -> None:
