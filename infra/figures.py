@@ -5,6 +5,7 @@ report.add("find + gather", 31.2e6, "keys/s", at_least=23e6, note="torch index_s
 raise SystemExit(report.finish())
 """
 
+import math
 import os
 import platform
 import sys
@@ -161,6 +162,8 @@ class Report:
 
 
 def _number(value: float) -> str:
-    if value == 0 or 0.001 <= abs(value) < 100_000:
+    if math.isfinite(value) and value == int(value) and abs(value) < 1e12:
+        return f"{int(value):,}"
+    if 0.001 <= abs(value) < 100_000:
         return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{value:.3g}"
