@@ -24,9 +24,10 @@ Positions = dict[str, dict[int, int]]
 
 
 class Input:
-    """All partitions of some topics, read from `positions` on; what cannot be read goes to the dead letters.
+    """All partitions of some topics, read from `positions` on; `positions` is that of the records handed out so far.
 
-    `positions` is always that of the records handed out so far.
+    What cannot be read is passed over and counted in `unreadable`. Where `dead_letters` is given it goes there too; of
+    topics that the worker reads as well, the worker tells.
     """
 
     def __init__(
@@ -34,11 +35,12 @@ class Input:
         settings: KafkaSettings,
         topics: tuple[Topic, ...],
         positions: Positions,
-        dead_letters: DeadLetters,
+        dead_letters: DeadLetters | None,
         stop: threading.Event,
     ) -> None:
         self._topics = {topic.name: topic for topic in topics}
         self._dead_letters = dead_letters
+        self.unreadable = 0
         name = "-".join(self._topics)
         self._reader: KafkaConsumer = kafka.consumer(
             settings, client_id=f"freshet-trainer-{name}", wait_s=_WAIT_S, stop=stop
@@ -65,7 +67,9 @@ class Input:
                 try:
                     value = codec.decode(record.value)
                 except Unreadable as error:
-                    self._dead_letters.send(record, Reason.UNREADABLE, str(error))
+                    self.unreadable += 1
+                    if self._dead_letters is not None:
+                        self._dead_letters.send(record, Reason.UNREADABLE, str(error))
                     logger.warning("%s-%d@%d: %s", record.topic, record.partition, record.offset, error)
                     continue
                 yield record, value

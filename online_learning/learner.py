@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from online_learning.batches import Batch
-from online_learning.models.dense_features import dense_names
+from online_learning.models.dense_features import PRIOR_LOGIT, dense_names
 from online_learning.models.fields import FieldEncoder
 from online_learning.models.ranking import RankingModel, gradients
 from online_learning.models.scorer import Scorer
@@ -31,7 +31,11 @@ def table_settings(settings: LearningSettings) -> TableSettings:
     return TableSettings(
         name=TABLE,
         dim=1 + settings.model.dim,
-        optimizer=OptimizerSettings(kind=OptimizerKind.ADAGRAD, learning_rate=settings.sparse_learning_rate),
+        optimizer=OptimizerSettings(
+            kind=OptimizerKind.ADAGRAD,
+            learning_rate=settings.sparse_learning_rate,
+            initial_accumulator=settings.sparse_initial_accumulator,
+        ),
         initializer=InitializerSettings(scale=settings.model.initial_scale, zero_columns=1),
         # A batch has too few rows to be shared out; the second core belongs to the other processes.
         threads=1,
@@ -50,6 +54,7 @@ class OnlineLearner:
         self._width = 1 + settings.model.dim
         self.table = Table(table_settings(settings), settings.trainer.seed)
         self.model = RankingModel(settings.model, tasks, fields, dense, settings.trainer.seed)
+        _set_prior(self.model, settings)
         self._adam = torch.optim.Adam(self.model.parameters(), settings.model.dense_learning_rate, foreach=True)
         self._scorer = Scorer(settings.model, tasks)
         self._load_scorer()
@@ -107,3 +112,21 @@ class OnlineLearner:
     def _load_scorer(self) -> None:
         # The arrays share memory with the parameters, which Adam changes in place: the scorer is always up to date.
         self._scorer.load({name: value.detach().numpy() for name, value in self.model.named().items()})
+
+
+def _set_prior(model: RankingModel, settings: LearningSettings) -> None:
+    """Lets a new model say what is known before anything is learned, instead of nothing.
+
+    For a task whose negatives are the items shown: an item's own rate counts in full (its feature is the logit of that
+    rate less the prior's), and a candidate whose attributes are those of all recent items has e times the odds.
+    """
+    names = dense_names(settings.model)
+    with torch.no_grad():
+        for t, task in enumerate(settings.tasks):
+            if not task.shown_is_negative:
+                continue
+            model.bias[t] = PRIOR_LOGIT
+            model.dense_linear[t, names.index("item_positive_logit_1d")] = 1.0
+            for field in settings.model.fields:
+                if field.source == "recent" and field.attribute and f"{field.name}_share" in names:
+                    model.dense_linear[t, names.index(f"{field.name}_share")] = 1.0

@@ -73,10 +73,15 @@ class TrainerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class LearningSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of the model, its tables and the trainer."""
+    """Settings of the model, its tables and the trainer.
+
+    `sparse_initial_accumulator`: where Adagrad's sums of squares start. Above 0, a row's first steps grow with their
+    gradients; at 0 the first step of every weight is the whole learning rate, however little was to be learned.
+    """
 
     kafka: KafkaSettings = KafkaSettings()
     tasks: tuple[TaskSettings, ...] = ()
     model: ModelSettings = ModelSettings()
     trainer: TrainerSettings = TrainerSettings()
-    sparse_learning_rate: Annotated[float, Meta(gt=0)] = 0.05
+    sparse_learning_rate: Annotated[float, Meta(gt=0)] = 0.1
+    sparse_initial_accumulator: Annotated[float, Meta(ge=0)] = 0.1

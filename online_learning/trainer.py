@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 
 from online_learning.catalogue import Catalogue
-from online_learning.inputs import Input
+from online_learning.inputs import Input, Positions
 from online_learning.keeper import Keeper
 from online_learning.learners import Learners
 from online_learning.settings import LearningSettings
@@ -23,7 +23,7 @@ from streams import kafka
 from streams.dead_letters import DeadLetters
 from streams.health import Health
 from streams.records import Example, Item, User
-from streams.topics import EXAMPLES, IMPRESSIONS, ITEMS, METRICS, USERS
+from streams.topics import EXAMPLES, IMPRESSIONS, ITEMS, METRICS, USERS, Topic
 
 logger = logging.getLogger(__name__)
 
@@ -62,13 +62,12 @@ class Trainer:
         self._keeper = Keeper(settings, Path(settings.trainer.checkpoint_dir))
         kept = self._keeper.restore(self._learners)
         self._producer = kafka.producer(settings.kafka, client_id="freshet-trainer", wait_s=300.0, stop=stop)
-        self._dead_letters = DeadLetters(self._producer)
         self._erased_before = kept.offsets.get(USERS.name, {})
         self._erased: list[str] = []
-        self._entities = self._input((ITEMS, USERS), {})
+        self._entities = self._input((ITEMS, USERS), {}, None)
         self._entities.read_to_end(self._take_entity, stop)
-        self._impressions = self._input((IMPRESSIONS,), kept.offsets)
-        self._examples = self._input((EXAMPLES,), kept.offsets)
+        self._impressions = self._input((IMPRESSIONS,), kept.offsets, None)
+        self._examples = self._input((EXAMPLES,), kept.offsets, DeadLetters(self._producer))
         self._publisher = Publisher(settings.kafka, encoding=settings.trainer.row_encoding)
         self._epoch = self._publisher.begin_epoch(
             kept.position, self._learners.online.table, self._examples.positions[EXAMPLES.name]
@@ -203,7 +202,7 @@ class Trainer:
             corrections=counters.corrections,
             impressions=counters.impressions,
             late_predictions=counters.late_predictions,
-            dead_letters=self._dead_letters.count,
+            unreadable=sum(one.unreadable for one in (self._entities, self._impressions, self._examples)),
             lag=self._examples.lag(),
             rows=len(self._learners.online.table),
             items=items,
@@ -218,12 +217,12 @@ class Trainer:
     def _learned_offsets(self) -> dict[int, int]:
         return self._examples.positions[EXAMPLES.name]
 
-    def _offsets(self) -> dict[str, dict[int, int]]:
+    def _offsets(self) -> Positions:
         inputs = (self._entities, self._impressions, self._examples)
         return {topic: dict(at) for one in inputs for topic, at in one.positions.items()}
 
-    def _input(self, topics: tuple[Any, ...], positions: dict[str, dict[int, int]]) -> Input:
-        return Input(self._settings.kafka, topics, positions, self._dead_letters, self._stop)
+    def _input(self, topics: tuple[Topic, ...], positions: Positions, dead_letters: DeadLetters | None) -> Input:
+        return Input(self._settings.kafka, topics, positions, dead_letters, self._stop)
 
 
 def _now_ms() -> int:

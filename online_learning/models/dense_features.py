@@ -5,6 +5,7 @@ known" from "known to be average". Item counts are those that were logged with t
 mirror's), brought to the request's time by `decayed_item_stats`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -41,6 +42,7 @@ _HALF_LIVES_MS: Final = np.array([_HOUR_MS, _HOUR_MS, 24 * _HOUR_MS, 24 * _HOUR_
 # A rate is shrunk towards 0.1 as if it had been seen in 10 impressions: below that a rate is mostly noise.
 _PRIOR_RATE: Final = 0.1
 _PRIOR_WEIGHT: Final = 10.0
+PRIOR_LOGIT: Final = math.log(_PRIOR_RATE / (1 - _PRIOR_RATE))
 # A mean rating is shrunk towards the middle of one to five stars; another scale only moves the network's bias.
 _MIDDLE_RATING: Final = 3.0
 _RATING_WEIGHT: Final = 3.0
