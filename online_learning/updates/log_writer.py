@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
-from kafka import KafkaProducer
 from kafka.errors import (
     InvalidProducerEpochError,
     KafkaError,
@@ -25,6 +24,7 @@ from streams.kafka import DELIVERY_TIMEOUT_MS, MAX_REQUEST_BYTES, connection, re
 from streams.records import Frame
 from streams.settings import KafkaSettings
 from streams.topics import UPDATES
+from streams.transactions import transactional_producer
 
 # A writer that died in mid-transaction hides what follows it from readers until its successor fences it, or this long.
 TRANSACTION_TIMEOUT_MS: Final = 60_000
@@ -65,7 +65,7 @@ class LogWriter:
             "metrics_enabled": False,
             "allow_auto_create_topics": False,
         }
-        self._raw: Any = retry(lambda: KafkaProducer(**config), f"producer {transactional_id}", wait_s)
+        self._raw: Any = retry(lambda: transactional_producer(config), f"producer {transactional_id}", wait_s)
         self._work: queue.SimpleQueue[tuple[int, list[tuple[bytes, bytes]], Acknowledged] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Acknowledged] = queue.SimpleQueue()
         self._failure: BaseException | None = None
