@@ -1,5 +1,6 @@
 """The pipeline with its clock, its randomness and its connections: what a server process holds."""
 
+import logging
 import time
 import uuid
 from collections import Counter
@@ -18,6 +19,11 @@ from serving.pipeline.request import BadRequest, parse
 from serving.pipeline.warm_up import warm_up
 from serving.settings import ServingSettings
 from serving.shared.mirror import Mirror
+
+log = logging.getLogger(__name__)
+
+# Less than Triton waits for its models when it is told to stop.
+_FLUSH_S = 2.0
 
 
 class _Resolved(Struct, frozen=True):
@@ -87,13 +93,17 @@ class Service:
         }
 
     def close(self) -> None:
-        """Sends what waits, then closes."""
-        self._impressions.close()
+        """Sends what waits, for up to two seconds, then closes."""
+        self._impressions.close(_FLUSH_S)
 
     def _read_user(self, user: str) -> UserRow | None:
         try:
             return self._users.read(user)
         except StoreAway:
             # An answer without what is known of the user is better than none.
-            self._counts["users_missed"] += 1
-            return None
+            pass
+        except Exception:
+            # So it is where one user's row cannot be read; but that is somebody's mistake.
+            log.exception("what is known of user %r cannot be read", user)
+        self._counts["users_missed"] += 1
+        return None
