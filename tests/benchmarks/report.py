@@ -11,9 +11,7 @@ from infra.figures import Figure, Options, Report
 __all__ = ["Figure", "Options", "Report", "parse", "seconds"]
 
 
-def parse(
-    description: str, arguments: Sequence[str] | None = None, extra: Mapping[str, str] | None = None
-) -> Options:
+def parse(description: str, arguments: Sequence[str] | None = None, extra: Mapping[str, str] | None = None) -> Options:
     """`--quick`, `--json FILE` and `--NAME VALUE` for every name in `extra` (name: help) from the command line."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="small sizes: shows that it runs")
