@@ -22,7 +22,6 @@ from infra.local.launch import Launch, NotReady
 SERVER_LOCK = LOCKS / "triton.lock"
 PYTHON_LOCK = LOCKS / "triton-python.lock"
 REPOSITORY = Path(__file__).parents[2] / "serving" / "model_repository"
-MODELS = ("recommend", "rank")
 
 # The stubs import torch, numba and Feast before they answer: half a minute on two busy cores.
 _STUB_TIMEOUT_S = 180
@@ -68,7 +67,7 @@ def launch(
         f"--backend-directory={triton / 'backends'}",
         f"--cache-directory={triton / 'caches'}",
         "--model-control-mode=explicit",
-        *(f"--load-model={name}" for name in MODELS if (repository / name).is_dir()),
+        *(f"--load-model={model.name}" for model in sorted(repository.iterdir())),
         "--disable-auto-complete-config",
         "--http-address=127.0.0.1",
         f"--http-port={http_port}",
