@@ -69,7 +69,10 @@ class UpdateLog:
         position = log_position(checkpoint)
         arrays = checkpoint.tables[TABLE].arrays
         values = np.asarray(arrays["values"], np.float32)
-        self.table = SharedTableWriter(self._head, values.shape[1], rows=len(values))
+        if values.shape[1] != self._width:
+            found = f"rows of {values.shape[1]} columns, the settings say {self._width}"
+            raise CheckpointError(f"checkpoint {checkpoint.number} is of another model: {found}")
+        self.table = SharedTableWriter(self._head, self._width, rows=len(values))
         spaces = (np.asarray(arrays["marks"], np.uint64) & _SPACE_MASK).astype(np.uint16)
         self.table.apply(np.asarray(arrays["keys"], np.uint64), spaces, values)
         self._order = FrameOrder(position)

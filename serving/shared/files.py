@@ -134,10 +134,10 @@ def generation_path(folder: Path, name: str, generation: int) -> Path:
     return folder / f"{name}.{generation}"
 
 
-def drop_others(folder: Path, name: str, keep: set[int]) -> None:
-    """Removes all generations of a file but those in `keep`, and what was never finished."""
-    kept = {generation_path(folder, name, generation).name for generation in keep}
+def drop_others(folder: Path, name: str, keep: int) -> None:
+    """Removes all generations of a file but `keep`, and what was never finished; whoever mapped one keeps it."""
+    kept = generation_path(folder, name, keep)
     for path in folder.glob(f"{name}.*"):
-        if path.name not in kept:
+        if path != kept:
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()

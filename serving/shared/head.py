@@ -115,11 +115,11 @@ class HeadWriter:
         return generation_path(self.folder, file.stem, int(self._words[file]) + 1)
 
     def advance(self, file: File) -> int:
-        """Makes the generation at `next_path` current and removes those before the last one; returns it."""
+        """Makes the generation at `next_path` current and removes the others; returns it."""
         generation = int(self._words[file]) + 1
         seqlock.store(self._words, int(file), generation)
-        # A reader that read the number before may be about to open the last one.
-        drop_others(self.folder, file.stem, {generation, generation - 1})
+        # A reader that had read the older number finds no file, and reads the number again.
+        drop_others(self.folder, file.stem, generation)
         return generation
 
     def write_lineage(self, lineage: Lineage) -> None:

@@ -186,4 +186,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    if os.environ.get("OPENBLAS_NUM_THREADS") != "1":
+        # As serving has it; numpy reads it once, when it is imported.
+        threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, **threads})
     raise SystemExit(main())

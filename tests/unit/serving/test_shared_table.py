@@ -231,14 +231,14 @@ def test_a_folder_of_another_layout_is_refused_by_readers_and_replaced_by_the_wr
     assert HeadReader(tmp_path).refresh()
 
 
-def test_generations_go_on_over_restarts_and_only_two_are_kept(tmp_path: Path) -> None:
+def test_generations_go_on_over_restarts_and_only_the_current_is_kept(tmp_path: Path) -> None:
     for wanted in range(1, 5):
         writer = SharedTableWriter(HeadWriter(tmp_path), WIDTH)
         writer.publish()
         reader = HeadReader(tmp_path)
         reader.refresh()
         assert reader.generation(File.TABLE) == wanted
-    assert sorted(path.name for path in tmp_path.iterdir()) == [HEAD, "table.3", "table.4"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [HEAD, "table.4"]
 
 
 def test_a_full_shared_memory_is_a_clear_error_and_readers_go_on(
