@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from online_learning.table.admission import admits
+from online_learning.table.admission import ALWAYS, admits
 from online_learning.table.compiled import inlined, kernel
 from online_learning.table.index import (
     BLOCK,
+    DUE,
     HEADER_WORDS,
     LEVEL,
     SEGMENT,
@@ -116,7 +117,7 @@ def upsert(  # type: ignore[no-untyped-def]
                 slots[start + i] = slot
                 continue
             slots[start + i] = UNADMITTED_SLOT
-            if not admits(policy, threshold, cut, sketch, admission_state, seed, key):
+            if policy != ALWAYS and not admits(policy, threshold, cut, sketch, admission_state, seed, key):
                 counters[UNADMITTED] += 1
                 continue
             if place < 0 or (counters[FREE] == 0 and counters[NEXT] >= counters[LIMIT]):
@@ -136,7 +137,10 @@ def upsert(  # type: ignore[no-untyped-def]
             raise_flags(flags, blocks, slot, LIVE | TOUCHED | UNSAVED)
             counters[ROWS] += 1
             index_state[USED] += 1
-            grow(entries, index_state)
+            # Asked here and not in there: to hand arrays to an inlined function can cost numba atomic reference
+            # counts, 30 ns a key.
+            if index_state[USED] > index_state[DUE]:
+                grow(entries, index_state)
             slots[start + i] = slot
             created[made] = start + i
             made += 1
@@ -146,10 +150,13 @@ def upsert(  # type: ignore[no-untyped-def]
 @kernel
 def drop(entries, index_state, headers, flags, free, counters, seed, keys, dropped):  # type: ignore[no-untyped-def]
     """Free the slots of the keys that are there; dropped[i] = the slot freed, or -1."""
+    level, split = index_state[LEVEL], index_state[SPLIT]
     for i in range(keys.shape[0]):
+        if i + BLOCK < keys.shape[0]:
+            ahead = tag_of(keys[i + BLOCK], seed)
+            prefetch(entries, segment_base(ahead, level, split) + (np.int64(ahead) & (SEGMENT - 1)))
         tag = tag_of(keys[i], seed)
-        base = segment_base(tag, index_state[LEVEL], index_state[SPLIT])
-        slot, place = probe(entries, headers, keys[i], tag, base)
+        slot, place = probe(entries, headers, keys[i], tag, segment_base(tag, level, split))
         dropped[i] = slot
         if slot >= 0:
             erase(entries, index_state, place)
@@ -225,7 +232,8 @@ class Directory:
     def __init__(self, reserved: int, limit: int, seed: int) -> None:
         self.seed = np.uint64(seed)
         self.entries: NDArray[np.uint64] = reserve(entries_for(reserved), np.uint64)
-        self.index_state = np.zeros(3, np.int64)
+        self.index_state = np.zeros(4, np.int64)
+        self.index_state[DUE] = 3 * SEGMENT // 4
         self.headers: NDArray[np.uint64] = reserve(reserved * HEADER_WORDS, np.uint64)
         self.flags: NDArray[np.uint8] = reserve(reserved, np.uint8)
         self.blocks: NDArray[np.uint8] = reserve(-(-reserved // SLOTS_PER_BLOCK), np.uint8)

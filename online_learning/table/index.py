@@ -25,8 +25,8 @@ MAX_LOAD = 0.75
 INSERTIONS_PER_SPLIT = SEGMENT // 16
 MAX_LEVEL = 20
 
-# Places in the index's state, i64 [3].
-LEVEL, SPLIT, USED = 0, 1, 2
+# Places in the index's state, i64 [4]. DUE: used entries above which the next split has to be done.
+LEVEL, SPLIT, USED, DUE = 0, 1, 2, 3
 HEADER_WORDS = 3
 
 AHEAD = 16
@@ -148,22 +148,17 @@ def split_one(entries, state):  # type: ignore[no-untyped-def]
         state[SPLIT] = split + 1
 
 
-@inlined
-def splits_due(state):  # type: ignore[no-untyped-def]
-    """How many segments of this doubling should have been split by now."""
-    over = state[USED] - ((3 * SEGMENT << state[LEVEL]) >> 2)
-    return (over + INSERTIONS_PER_SPLIT - 1) // INSERTIONS_PER_SPLIT
-
-
-@inlined
+@kernel
 def grow(entries, state):  # type: ignore[no-untyped-def]
-    """Do the splits that are due; False where the reservation or the tag's bits are used up."""
-    while splits_due(state) > state[SPLIT]:
+    """Do the splits that are due; without room for them the index just gets fuller."""
+    while state[USED] > state[DUE]:
         room = ((1 << state[LEVEL]) + state[SPLIT] + 1) << SEGMENT_BITS
         if room > entries.shape[0] or state[LEVEL] >= MAX_LEVEL:
-            return False
-        split_one(entries, state)
-    return True
+            state[DUE] = np.int64(1) << 62
+        else:
+            split_one(entries, state)
+            # In the doubling from capacity C, split k happens at 3/4 C + k * INSERTIONS_PER_SPLIT insertions.
+            state[DUE] = (3 * (SEGMENT << state[LEVEL]) >> 2) + state[SPLIT] * INSERTIONS_PER_SPLIT
 
 
 @kernel

@@ -181,6 +181,8 @@ class Table:
         """
         keys = as_new_keys(keys)
         spaces = as_spaces(spaces, len(keys))
+        if initial is not None:
+            initial = as_floats(initial, (len(keys), self.dim), "initial")
         now_s = now_ms // 1000
         slots, created = self._directory.upsert(keys, spaces, now_s, version, self._admission())
         refused = np.flatnonzero(slots == REFUSED_SLOT)
