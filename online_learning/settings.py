@@ -58,7 +58,7 @@ class TrainerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """
 
     arm: str = "online"
-    max_batch: Count = 128
+    max_batch: Count = 64
     poll_interval_ms: Positive = 20.0
     publish_interval_ms: Positive = 50.0
     dense_interval_ms: Positive = 1000.0
