@@ -43,6 +43,10 @@ _LINGER_S: Final = {StageName.INTAKE: 0.015, StageName.JOIN: 0.015, StageName.IT
 Positions = dict[str, int]
 
 
+class StateUnreadable(RuntimeError):
+    """A changelog holds state that this version of freshet cannot read; a worker must not go on without it."""
+
+
 class TaskSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What a task needs beside the streams' settings. `partitions`: the count of every topic."""
 
@@ -108,7 +112,10 @@ class Task:
             entries = await self._restore()
             positions = msgspec.msgpack.decode(entries.pop(_META, b"\x80"), type=Positions)
             self.stage = STAGES[self._stage_name](self._settings, self._partition)
-            self.stage.restore(entries)
+            try:
+                self.stage.restore(entries)
+            except (msgspec.DecodeError, ValueError) as error:
+                raise StateUnreadable(f"{self._changelog.topic}-{self._partition}: {error}") from error
             await inputs.start(positions)
             self.restored.set()
             await self._loop(self.stage, inputs, producer, positions)
