@@ -29,7 +29,14 @@ def reserve(length: int, dtype: Any) -> NDArray[Any]:
     size_bytes = max(length, 1) * kind.itemsize
     # Begins at a huge page, hence at a cache line: an embedding of 32 floats then spans two lines, not three.
     mapped_bytes = size_bytes + HUGE_PAGE_BYTES
-    region = mmap.mmap(-1, mapped_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
+    try:
+        region = mmap.mmap(-1, mapped_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{mapped_bytes / 2**30:.1f} GiB of address space were refused (vm.overcommit_memory = 2 or ulimit -v?): "
+            "set the full policy evict or refuse and a lower `max_rows`",
+        ) from error
     whole = np.frombuffer(region, dtype=np.uint8)
     skip = -whole.ctypes.data % HUGE_PAGE_BYTES
     return whole[skip : skip + size_bytes].view(kind)
