@@ -67,20 +67,26 @@ class Inputs:
 
         A few records wait `linger_s` for company.
         """
-        found = await self._first()
-        if 0 < sum(map(len, found.values())) < _ENOUGH_RECORDS and linger_s > 0:
-            await asyncio.sleep(linger_s)
+        found: Records = {}
+        deadline_s: float | None = None
+        while True:
+            self._poll()
+            wait_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
+            await asyncio.wait(self._pending.values(), timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
             for topic, records in self._ready().items():
                 found.setdefault(topic, []).extend(records)
-        return found
+            if not found or sum(map(len, found.values())) >= _ENOUGH_RECORDS:
+                return found
+            if deadline_s is None:
+                deadline_s = time.monotonic() + linger_s
+            elif time.monotonic() >= deadline_s:
+                return found
 
-    async def _first(self) -> Records:
+    def _poll(self) -> None:
         for tp, consumer in self._readers.items():
             if tp not in self._pending:
                 polling = consumer.getmany(tp, timeout_ms=_POLL_MS, max_records=_MAX_RECORDS)
                 self._pending[tp] = asyncio.create_task(polling)
-        await asyncio.wait(self._pending.values(), return_when=asyncio.FIRST_COMPLETED)
-        return self._ready()
 
     def _ready(self) -> Records:
         found: Records = {}
