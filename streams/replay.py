@@ -22,6 +22,7 @@ from streams.kafka import connection, producer, retry
 from streams.records import Event
 from streams.settings import KafkaSettings
 from streams.topics import EVENTS, ITEMS, USERS
+from streams.transactions import transactional_producer
 
 # One transaction costs some 10 ms: at full speed many events share one; at a set pace they wait this long at most.
 _BATCH_ROWS = 4_000
@@ -118,7 +119,7 @@ class Replay:
             # A run that was killed holds readers of committed records up for at most this long.
             "transaction_timeout_ms": 10_000,
         }
-        raw = retry(lambda: KafkaProducer(**config), self._group, 30.0)
+        raw: KafkaProducer = retry(lambda: transactional_producer(config), self._group, 30.0)
         raw.init_transactions()
         return raw
 

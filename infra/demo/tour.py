@@ -27,6 +27,7 @@ from serving.evaluation.queries import counts
 from serving.evaluation.report import AbReport, ab
 from serving.probe import FreshnessReport, Probe
 from streams.datasets import DatasetMissing, open_dataset
+from streams.health import read_health
 from streams.replay import Replay
 from streams.simulation.loop import Traffic
 from streams.simulation.tally import Snapshot
@@ -76,7 +77,22 @@ class Demo:
             job = Replay(dataset, self._settings.kafka)
             done = job.run(now_ms=time.time_ns() // 1_000_000, stop=threading.Event())
         self._say(f"replayed {done.sent:,} real events of {DATASET} in {done.seconds:.1f} s")
+        self._learned(done.sent)
         return done.sent
+
+    def _learned(self, examples: int) -> None:
+        """Waits until the trainer has learned the replay, so that the simulated users meet a model that is up to date."""
+        began_s, seen = time.monotonic(), 0
+        path = State(self._settings.state).health("trainer")
+        with self._console.status("") as line:
+            while time.monotonic() - began_s < self._plan.settle_s:
+                said = read_health(path)
+                seen = int(said.values.get("examples", 0)) if said is not None else 0
+                if seen >= examples:
+                    break
+                line.update(f"learning: {seen:,} of {examples:,} examples")
+                time.sleep(0.2)
+        self._say(f"learned {seen:,} examples, {time.monotonic() - began_s:.0f} s after the last event")
 
     def _simulate(self) -> tuple[Snapshot, list[float]]:
         plan, took_ms = self._plan, []  # type: tuple[Plan, list[float]]
