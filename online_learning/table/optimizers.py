@@ -24,8 +24,8 @@ _CODES = {
     OptimizerKind.ROWWISE_ADAGRAD: ROWWISE_ADAGRAD,
     OptimizerKind.LAZY_ADAM: LAZY_ADAM,
 }
-# Rows a thread must have before a second one pays.
-SMALLEST_SHARE = 2048
+# Rows handed to a thread at a time.
+PIECE = 1024
 AHEAD = 8
 
 
@@ -196,7 +196,7 @@ class Optimizer:
             members,
             grads.reshape(-1),
             *self._constants(rule.learning_rate if learning_rate is None else learning_rate),
-            smallest=SMALLEST_SHARE,
+            piece=PIECE,
         )
         return unique[:distinct]
 

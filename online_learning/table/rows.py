@@ -151,5 +151,5 @@ class Rows:
             offsets,
             mean,
             out.reshape(-1),
-            smallest=2048,
+            piece=1024,
         )

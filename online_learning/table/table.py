@@ -164,7 +164,7 @@ class Table:
             offsets,
             mode == "mean",
             out.reshape(-1),
-            smallest=2048,
+            piece=1024,
         )
         return out
 

@@ -1,19 +1,21 @@
 """One batch over several cores: kernels release the GIL and take a range, threads take a range each."""
 
+import itertools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-# Below this many items a thread costs more (some 40 us to hand over) than it saves.
-SMALLEST_SHARE = 8192
+# Items handed out at a time: some 100 us of work, so that the few us of handing out do not show.
+PIECE = 4096
 
 
 class Workers:
-    """Runs `kernel(*arguments, begin, end)` over [0, n), in `threads` shares; results never depend on the shares.
+    """Runs `kernel(*arguments, begin, end)` over [0, n) by several threads; results never depend on who does what.
 
     Plain threads and not numba's own layer: that one cannot be entered from two Python threads at once, nor used
-    after a fork.
+    after a fork. Whoever is free takes the next piece, so that on a busy machine a helper that gets no core holds
+    nobody up.
     """
 
     def __init__(self, threads: int) -> None:
@@ -21,18 +23,24 @@ class Workers:
         self._pool: ThreadPoolExecutor | None = None
         self._owner = 0
 
-    def run(self, kernel: Callable[..., Any], items: int, *arguments: Any, smallest: int = SMALLEST_SHARE) -> None:
-        """Returns when every share is done; the first share runs on the calling thread."""
-        shares = min(self._threads, max(1, items // smallest))
-        if shares == 1:
+    def run(self, kernel: Callable[..., Any], items: int, *arguments: Any, piece: int = PIECE) -> None:
+        """Returns when all items are done; the calling thread works, too."""
+        pieces = -(-items // piece)
+        if pieces < 2 or self._threads == 1:
             kernel(*arguments, 0, items)
             return
-        bounds = [items * share // shares for share in range(shares + 1)]
+        numbers = itertools.count()
+
+        def work() -> None:
+            while (number := next(numbers)) < pieces:
+                kernel(*arguments, number * piece, min(items, (number + 1) * piece))
+
         pool = self._running_pool()
-        pending = [pool.submit(kernel, *arguments, bounds[i], bounds[i + 1]) for i in range(1, shares)]
-        kernel(*arguments, bounds[0], bounds[1])
-        for share in pending:
-            share.result()
+        helpers = [pool.submit(work) for _ in range(min(self._threads, pieces) - 1)]
+        work()
+        for helper in helpers:
+            if not helper.cancel():
+                helper.result()
 
     def _running_pool(self) -> ThreadPoolExecutor:
         # Threads do not survive a fork, the object would.
