@@ -32,7 +32,7 @@ from online_learning.table.index import (
     tag_of,
 )
 from online_learning.table.intrinsics import prefetch
-from online_learning.table.memory import Ahead, reserve, use_huge_pages
+from online_learning.table.memory import Ahead, reserve
 from online_learning.table.workers import Workers
 
 # Flags of a slot, u8.
@@ -45,7 +45,7 @@ PROTECTED = 16  # in the batch being inserted: not to be evicted under it
 SLOTS_PER_BLOCK = 64
 
 # Of the index's load: a doubling begins at 0.75, and its memory should be there by then.
-DOUBLING_NEAR = 0.7
+DOUBLING_NEAR = 0.65
 
 # Places in the directory's counters, i64 [5].
 NEXT, FREE, ROWS, LIMIT, UNADMITTED = 0, 1, 2, 3, 4
@@ -353,8 +353,6 @@ class Directory:
         """Shortly before a doubling begins, have the memory that it will fill made ready."""
         capacity = SEGMENT << int(self.index_state[LEVEL])
         if self._doubling < capacity and self.index_state[USED] > DOUBLING_NEAR * capacity > Ahead.SMALLEST:
-            if not self._doubling:
-                use_huge_pages(self.entries)
             self._doubling = capacity
             ahead.soon(self.entries, capacity, 2 * capacity)
 

@@ -47,26 +47,22 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 
 
-def use_huge_pages(array: NDArray[Any]) -> None:
-    """Ask for pages of 2 MiB where a reservation has not been written yet.
-
-    They matter for random access to gigabytes: without them nearly every row costs a page walk besides its cache
-    miss. A small table would only wait for zeroes it never needs.
-    """
-    _libc.madvise(array.ctypes.data & -mmap.PAGESIZE, array.nbytes, mmap.MADV_HUGEPAGE)
-
-
 def populate(array: NDArray[Any], begin: int, end: int) -> None:
-    """Give memory to elements [begin, end) of a reservation now, without changing them.
+    """Give memory to elements [begin, end) of a reservation now, in huge pages, without changing them.
 
-    The first write to a huge page waits for the kernel to find and zero it, milliseconds on a busy or virtual
-    machine. A kernel before 5.14 cannot do it ahead; then that wait stays where it was.
+    Huge pages matter for random access to gigabytes: without them nearly every row costs a page walk besides its
+    cache miss. But the first write to one waits for the kernel to find and zero 2 MiB, milliseconds on a busy or
+    virtual machine: so only memory that is made ready ahead of use asks for them, and a writer that outruns this gets
+    small pages, each a matter of microseconds. A kernel before 5.14 cannot do it ahead.
     """
     address, size = array.ctypes.data, array.itemsize
     first = address + begin * size & -mmap.PAGESIZE
     last = min(address + end * size, address + array.nbytes)
     if last > first:
-        _libc.madvise(first, last - first, MADV_POPULATE_WRITE)
+        _libc.madvise(first, last - first, mmap.MADV_HUGEPAGE)
+        # Page by page, so that a writer that faults meanwhile waits for one at most.
+        for start in range(first, last, HUGE_PAGE_BYTES):
+            _libc.madvise(start, min(HUGE_PAGE_BYTES, last - start), MADV_POPULATE_WRITE)
 
 
 class Ahead:
@@ -77,7 +73,7 @@ class Ahead:
     """
 
     SMALLEST = 1 << 16
-    SHARE = 16
+    SHARE = 8
 
     def __init__(self) -> None:
         self._arrays: list[tuple[NDArray[Any], int]] = []
@@ -94,9 +90,6 @@ class Ahead:
         """The table now uses `rows` rows; returns at once."""
         if rows < self.SMALLEST:
             return
-        if not self._rows:
-            for array, _ in self._arrays:
-                use_huge_pages(array)
         step = max(self.SMALLEST, rows // self.SHARE)
         if rows + step // 2 > self._rows:
             begin, self._rows = max(rows, self._rows), rows + step
