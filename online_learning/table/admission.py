@@ -11,11 +11,17 @@ import numpy as np
 
 from online_learning.table.compiled import inlined
 from online_learning.table.intrinsics import mix64
+from online_learning.table.settings import AdmissionPolicy
 
 SKETCH_ROWS = 4
 HALVING_PERIOD = 8
 
 ALWAYS, COUNT, PROBABILITY = 0, 1, 2
+CODES = {
+    AdmissionPolicy.ALWAYS: ALWAYS,
+    AdmissionPolicy.COUNT: COUNT,
+    AdmissionPolicy.PROBABILITY: PROBABILITY,
+}
 
 # Places in the admission state, i64 [2].
 SIGHTINGS, DRAWS = 0, 1

@@ -28,6 +28,7 @@ from online_learning.table.index import (
     find_range,
     grow,
     probe,
+    probe_histogram,
     segment_base,
     tag_of,
 )
@@ -361,6 +362,13 @@ class Directory:
         """Bytes of the index in use."""
         segments = (1 << int(self.index_state[LEVEL])) + int(self.index_state[SPLIT])
         return (segments << SEGMENT_BITS) * self.entries.itemsize
+
+    def probe_lengths(self) -> tuple[float, int]:
+        """(mean, longest) number of places between an entry's home and where it is; 255 stands for any more."""
+        histogram = np.zeros(256, np.int64)
+        probe_histogram(self.entries, self.index_state, histogram)
+        mean = float((histogram * np.arange(256)).sum() / max(1, histogram.sum()))
+        return mean, int(np.flatnonzero(histogram).max(initial=0))
 
     @property
     def load(self) -> float:

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from online_learning.table.compiled import inlined, kernel
 from online_learning.table.intrinsics import mix64, prefetch
 from online_learning.table.memory import reserve
+from online_learning.table.settings import InitializerKind
 from online_learning.table.workers import Workers
 
 FLOATS_PER_LINE = 16
@@ -13,6 +14,7 @@ AHEAD = 16
 """Rows whose lines are asked for before they are read."""
 
 ZEROS, UNIFORM, NORMAL = 0, 1, 2
+INITIALIZER_CODES = {InitializerKind.ZEROS: ZEROS, InitializerKind.UNIFORM: UNIFORM, InitializerKind.NORMAL: NORMAL}
 
 
 @inlined

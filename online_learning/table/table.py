@@ -39,17 +39,16 @@ from online_learning.table.directory import (
     last_seen_s,
     spaces_of,
 )
-from online_learning.table.index import HEADER_WORDS, MAX_LOAD, probe_histogram
+from online_learning.table.index import HEADER_WORDS, MAX_LOAD
 from online_learning.table.keys import collision_bound
 from online_learning.table.memory import Ahead, physical_bytes
 from online_learning.table.optimizers import Optimizer
 from online_learning.table.persistence import header_arrays, load_headers, split_to_fit
-from online_learning.table.rows import NORMAL, UNIFORM, ZEROS, Rows, initialise_range, spread_range
+from online_learning.table.rows import INITIALIZER_CODES, Rows, initialise_range, spread_range
 from online_learning.table.settings import (
     AdmissionPolicy,
     EvictionPolicy,
     FullPolicy,
-    InitializerKind,
     TableSettings,
 )
 from online_learning.table.snapshot import SnapshotMeta, TableSnapshot
@@ -58,12 +57,6 @@ from online_learning.table.tombstones import Tombstones
 from online_learning.table.workers import Workers
 
 MAX_SLOTS = 0xFFFF_FF00
-_INITIALIZER = {InitializerKind.ZEROS: ZEROS, InitializerKind.UNIFORM: UNIFORM, InitializerKind.NORMAL: NORMAL}
-_ADMISSION = {
-    AdmissionPolicy.ALWAYS: admission.ALWAYS,
-    AdmissionPolicy.COUNT: admission.COUNT,
-    AdmissionPolicy.PROBABILITY: admission.PROBABILITY,
-}
 
 
 class TableFull(Exception):
@@ -377,8 +370,7 @@ class Table:
         """Rows, memory and health as they are now; reads the whole index once."""
         directory, graves = self._directory, self._tombstones.directory
         rows, slots = len(directory), directory.slots_used
-        histogram = np.zeros(256, np.int64)
-        probe_histogram(directory.entries, directory.index_state, histogram)
+        probe_mean, probe_max = directory.probe_lengths()
         per_slot = HEADER_WORDS * 8 + 1 + 1 / SLOTS_PER_BLOCK
         parts = {
             "embeddings": slots * self.dim * 4,
@@ -401,8 +393,8 @@ class Table:
             unadmitted=int(directory.counters[UNADMITTED]),
             evicted=self._evicted,
             load=directory.load,
-            probe_mean=float((histogram * np.arange(256)).sum() / max(1, histogram.sum())),
-            probe_max=int(np.flatnonzero(histogram).max(initial=0)),
+            probe_mean=probe_mean,
+            probe_max=probe_max,
             collision_bound=collision_bound(rows),
             bytes_by_part=parts,
             overhead_bytes_per_row=overhead,
@@ -414,7 +406,7 @@ class Table:
     def _admission(self) -> tuple[Any, ...]:
         rule = self.settings.admission
         cut = np.uint64(min(int(rule.probability * 2.0**64), 0xFFFF_FFFF_FFFF_FFFF))
-        return _ADMISSION[rule.policy], rule.threshold, cut, self._sketch, self._admission_state
+        return admission.CODES[rule.policy], rule.threshold, cut, self._sketch, self._admission_state
 
     def _insert_refused(
         self, refused: Slots, keys: Keys, spaces: Spaces, slots: Slots, now_s: int, version: int
@@ -452,7 +444,7 @@ class Table:
             rows.flat_state,
             rows.width,
             self.optimizer.initial_state,
-            _INITIALIZER[rule.kind],
+            INITIALIZER_CODES[rule.kind],
             np.float32(rule.scale),
             rule.zero_columns,
             np.uint64(self.seed),
