@@ -369,8 +369,7 @@ class Table:
     def stats(self) -> TableStats:
         """Rows, memory and health as they are now; reads the whole index once."""
         directory, graves = self._directory, self._tombstones.directory
-        rows, slots = len(directory), directory.slots_used
-        probe_mean, probe_max = directory.probe_lengths()
+        rows, slots, (probe_mean, probe_max) = len(directory), directory.slots_used, directory.probe_lengths()
         per_slot = HEADER_WORDS * 8 + 1 + 1 / SLOTS_PER_BLOCK
         parts = {
             "embeddings": slots * self.dim * 4,
