@@ -21,9 +21,9 @@ from online_learning.table.table import Table
 TABLE = "sparse"
 """The one table of all fields, and so the name of its frames and checkpoints."""
 
-# Adam's step holds for a batch of this size; a smaller batch is noisier by the square root of its size, and its step is
-# smaller by as much (Malladi et al. 2022, https://arxiv.org/abs/2205.10287).
-_BATCH_OF_THE_RATE = 128
+# The network takes a step when this many examples have added their gradients. Adam's step is as long for one example as
+# for a hundred, and what trickles in alone (clicks) would outweigh what comes together (a window's negatives).
+_EXAMPLES_PER_STEP = 64
 
 
 def table_settings(settings: LearningSettings) -> TableSettings:
@@ -56,6 +56,7 @@ class OnlineLearner:
         self.model = RankingModel(settings.model, tasks, fields, dense, settings.trainer.seed)
         _set_prior(self.model, settings)
         self._adam = torch.optim.Adam(self.model.parameters(), settings.model.dense_learning_rate, foreach=True)
+        self._pending = 0
         self._scorer = Scorer(settings.model, tasks)
         self._load_scorer()
 
@@ -66,22 +67,24 @@ class OnlineLearner:
     def learn(
         self, batch: Batch, labels: NDArray[np.float32], weights: NDArray[np.float32], now_ms: int, version: int
     ) -> float:
-        """One step on labels f32 [B, T] (NaN: none) with weights f32 [B, T]; the loss per row.
+        """Learns labels f32 [B, T] (NaN: none) with weights f32 [B, T]; the loss per row.
 
-        `version` stamps the rows that change, `now_ms` is noted as their last sighting.
+        Rows take their step at once, the network when enough examples have come. `version` stamps the rows that change,
+        `now_ms` is noted as their last sighting.
         """
         side = batch.side
         slots = self.table.find_or_insert(side.keys, side.spaces, now_ms, version)
         loss, by_field = gradients(self.model, self._pooled(batch, slots), batch.dense, labels, weights)
         by_key = self.table.spread_gradients(slots, side.offsets, by_field.reshape(-1, self._width), "mean")
         self.table.apply_gradients(slots, by_key, now_ms, version)
-        share = min(1.0, (batch.rows / _BATCH_OF_THE_RATE) ** 0.5)
-        for group in self._adam.param_groups:
-            group["lr"] = self._settings.model.dense_learning_rate * share
-        for parameter in self.model.parameters():
-            assert parameter.grad is not None
-            parameter.grad /= batch.rows
-        self._adam.step()
+        self._pending += batch.rows
+        if self._pending >= _EXAMPLES_PER_STEP:
+            for parameter in self.model.parameters():
+                assert parameter.grad is not None
+                parameter.grad /= self._pending
+            self._adam.step()
+            self._adam.zero_grad(set_to_none=False)
+            self._pending = 0
         return loss / batch.rows
 
     def dense_parameters(self) -> dict[str, NDArray[np.float32]]:
@@ -91,16 +94,21 @@ class OnlineLearner:
     # --- keeping ---------------------------------------------------------------------------------------------------
 
     def optimizer_state(self) -> bytes:
-        """Adam's moments."""
+        """Adam's moments, and the gradients that wait for its next step."""
         out = io.BytesIO()
-        torch.save(self._adam.state_dict(), out)
+        waiting = [parameter.grad for parameter in self.model.parameters()]
+        torch.save({"adam": self._adam.state_dict(), "pending": self._pending, "gradients": waiting}, out)
         return out.getvalue()
 
     def restore(self, snapshot: TableSnapshot, dense: Mapping[str, NDArray[Any]], optimizer_state: bytes) -> None:
         """Takes over rows, network and moments; raises ValueError where they are of another model."""
         self.table = Table.restore(table_settings(self._settings), snapshot)
         self.model.from_numpy({name: np.asarray(value, dtype=np.float32) for name, value in dense.items()})
-        self._adam.load_state_dict(torch.load(io.BytesIO(optimizer_state), weights_only=True))
+        state = torch.load(io.BytesIO(optimizer_state), weights_only=True)
+        self._adam.load_state_dict(state["adam"])
+        self._pending = state["pending"]
+        for parameter, gradient in zip(self.model.parameters(), state["gradients"], strict=True):
+            parameter.grad = gradient
         self._load_scorer()
 
     # --- inner -----------------------------------------------------------------------------------------------------

@@ -83,5 +83,5 @@ class LearningSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     tasks: tuple[TaskSettings, ...] = ()
     model: ModelSettings = ModelSettings()
     trainer: TrainerSettings = TrainerSettings()
-    sparse_learning_rate: Annotated[float, Meta(gt=0)] = 0.1
+    sparse_learning_rate: Annotated[float, Meta(gt=0)] = 0.05
     sparse_initial_accumulator: Annotated[float, Meta(ge=0)] = 0.1

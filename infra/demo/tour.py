@@ -81,7 +81,7 @@ class Demo:
         return done.sent
 
     def _learned(self, examples: int) -> None:
-        """Waits until the trainer has learned the replay, so that the simulated users meet a model that is up to date."""
+        """Waits until the trainer has learned the replay, so that the simulated users meet an up-to-date model."""
         began_s, seen = time.monotonic(), 0
         path = State(self._settings.state).health("trainer")
         with self._console.status("") as line:

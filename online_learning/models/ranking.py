@@ -90,14 +90,13 @@ def gradients(
     labels: NDArray[np.float32],
     weights: NDArray[np.float32],
 ) -> tuple[float, NDArray[np.float32]]:
-    """Loss and its gradient f32 [B, F, W] by the pooled rows; the parameters' gradients are left in `.grad`.
+    """Loss and its gradient f32 [B, F, W] by the pooled rows; the parameters' gradients are added to `.grad`.
 
     rows f32 [B, F, W], dense f32 [B, D], labels and weights f32 [B, T].
     """
     embedded = torch.from_numpy(rows).requires_grad_(True)
     logits = model(embedded, torch.from_numpy(dense))
     loss = masked_loss(logits, torch.from_numpy(labels), torch.from_numpy(weights))
-    model.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     assert embedded.grad is not None
     return loss.item(), embedded.grad.numpy()

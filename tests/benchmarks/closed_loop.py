@@ -32,7 +32,7 @@ from streams.simulation.truth import Truth
 from streams.simulation.world import World
 
 TASKS = (TaskSettings(name="click", shown_is_negative=True), TaskSettings(name="rating"))
-SLOTS, WINDOW_MS, CLICK_MS, STEP_MS, EXPLORE, POOL = 10, 5_000, 500, 100, 0.05, 50
+SLOTS, WINDOW_MS, CLICK_MS, STEP_MS, EXPLORE, POOL = 10, 5_000, 500, 20, 0.05, 50
 
 
 class Loop:
