@@ -4,15 +4,15 @@ import math
 import re
 import sys
 import time
-from pathlib import Path
 from typing import Annotated, Final
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from infra import settings as settings_module
+from infra.console import AsJson, Config, StateDir, actual, out, reported
 from infra.settings import Settings, SettingsError
 from serving.evaluation.report import AbReport
 from serving.experiments.statistics import SRM_THRESHOLD
@@ -133,37 +133,19 @@ def reports(settings: Settings, experiment: str | None, since: int | None, confi
 
 def ab(
     experiment: Annotated[str | None, typer.Argument(help="Its name (default: all in the logs).")] = None,
-    config: Annotated[
-        Path | None, typer.Option("--config", help="The settings file (default: ./freshet.toml).")
-    ] = None,
-    state: Annotated[Path | None, typer.Option("--state", help="The state folder (default: `state_dir`).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    config: Config = None,
+    state: StateDir = None,
+    as_json: AsJson = False,
     since: Annotated[str | None, typer.Option(help="Only impressions this recent: 90s, 15m, 2h, 7d.")] = None,
     confidence: Annotated[float, typer.Option(help="Of the intervals, in (0, 1).")] = 0.95,
 ) -> None:
     """Compare the arms of an experiment: units, CTR, difference with its interval, sample-ratio check."""
-    console = Console()
-    try:
-        settings = _settings(config, state)
+    with reported():
+        settings = actual(settings_module.load(config, state))
         at_ms = since_ms(since, time.time_ns() // 1_000_000) if since else None
         found = reports(settings, experiment, at_ms, confidence)
-    except SettingsError as error:
-        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
-        raise typer.Exit(1) from error
-    if as_json:
-        sys.stdout.write(ab_json(found[0] if experiment else found) + "\n")
-        return
-    for report in found:
-        console.print(ab_table(report))
-
-
-def _settings(config: Path | None, state: Path | None) -> Settings:
-    """The settings, with the running stack's addresses where one runs."""
-    from infra import settings as settings_module
-    from infra.local.state import State
-    from infra.status import running
-
-    settings = settings_module.load(config, state)
-    if running(State(settings.state)) is None:
-        return settings
-    return settings_module.resolved(settings.state)
+        if as_json:
+            sys.stdout.write(ab_json(found[0] if experiment else found) + "\n")
+            return
+        for report in found:
+            out.print(ab_table(report))

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.live import Live
 
 from infra import settings as settings_module
 from infra.ab import ab
+from infra.console import Config, StateDir, actual, out, print_json, reported
 from infra.demo.command import demo
 from infra.inputs import probe, replay, simulate
 from infra.settings import Settings, SettingsError
@@ -24,36 +24,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console()
-err = Console(stderr=True)
-
-Config = Annotated[Path | None, typer.Option("--config", help="The settings file (default: ./freshet.toml).")]
-StateDir = Annotated[Path | None, typer.Option("--state", help="The state folder (default: `state_dir`).")]
 
 
 @contextmanager
 def _reported() -> Iterator[None]:
-    """Foreseen failures become one message and exit code 1; 130 after Ctrl-C."""
     from infra.control import StackError
     from infra.local.install import InstallError
 
-    try:
+    with reported(StackError, InstallError):
         yield
-    except (SettingsError, StackError, InstallError) as error:
-        err.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-
-
-def _running_settings(settings: Settings) -> Settings:
-    """With the actual addresses where a stack runs."""
-    from infra.local.state import State
-    from infra.status import running
-
-    if running(State(settings.state)) is None:
-        return settings
-    return settings_module.resolved(settings.state)
 
 
 def _names(only: str | None) -> tuple[str, ...]:
@@ -113,7 +92,7 @@ def up(
             start(settings, names, _used(config), owner, lambda word: live.update(progress_table(word)))
         if already:
             out.print("already up", style="yellow")
-        out.print(status_table(gather(_running_settings(settings), folder)))
+        out.print(status_table(gather(actual(settings), folder)))
 
 
 def _used(config: Path | None) -> Path | None:
@@ -164,7 +143,6 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say how every server and process is; exit code 3 where not everything is up."""
-    import msgspec
 
     from infra.local.state import State
     from infra.status import gather
@@ -173,7 +151,7 @@ def status(
     with _reported():
         settings = settings_module.load(config, state)
         folder = State(settings.state)
-        report = gather(_running_settings(settings), folder)
+        report = gather(actual(settings), folder)
         if watch:
             with (
                 suppress(KeyboardInterrupt),
@@ -181,10 +159,10 @@ def status(
             ):
                 while True:
                     time.sleep(1.0)
-                    live.update(status_table(gather(_running_settings(settings), folder)), refresh=True)
+                    live.update(status_table(gather(actual(settings), folder)), refresh=True)
             return
         if as_json:
-            sys.stdout.write(msgspec.json.format(msgspec.json.encode(report)).decode() + "\n")
+            print_json(report)
         else:
             out.print(status_table(report))
         if report.phase != "up":

@@ -1,7 +1,6 @@
 """The commands that bring data in and time its way: `freshet replay`, `freshet simulate`, `freshet probe`."""
 
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,24 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
-from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from infra import settings as settings_module
+from infra.console import AsJson, Config, StateDir, actual, err, out, print_json, reported
 from infra.settings import Settings, SettingsError
 from streams.simulation.tally import Snapshot, Tally
 
 if TYPE_CHECKING:
     from serving.probe import FreshnessReport
 
-out = Console()
-err = Console(stderr=True)
-
-Config = Annotated[Path | None, typer.Option("--config", help="The settings file (default: ./freshet.toml).")]
-StateDir = Annotated[Path | None, typer.Option("--state", help="The state folder (default: `state_dir`).")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Data = Annotated[
     Path,
     typer.Option("--data", envvar="FRESHET_DATA", help="The folder of real data sets."),
@@ -38,30 +31,21 @@ Data = Annotated[
 def running_settings(config: Path | None, state: Path | None) -> Settings:
     """The settings with the addresses of the stack that runs, else the file's own; raises SettingsError without any
     Kafka."""
-    from infra.local.state import State
-    from infra.status import running
-
-    settings = settings_module.load(config, state)
-    if running(State(settings.state)) is not None:
-        settings = settings_module.resolved(settings.state)
+    settings = actual(settings_module.load(config, state))
     if not settings.kafka.bootstrap:
         raise SettingsError(f"no stack runs in {settings.state}: run `freshet up`, or set kafka.bootstrap")
     return settings
 
 
 @contextmanager
-def reported() -> Iterator[None]:
-    """Foreseen failures become one message and exit code 1."""
+def _reported() -> Iterator[None]:
     from kafka.errors import KafkaError
 
     from streams.datasets import DatasetMissing
     from streams.kafka import BrokerAway, BufferFull
 
-    try:
+    with reported(DatasetMissing, BrokerAway, BufferFull, KafkaError):
         yield
-    except (SettingsError, DatasetMissing, BrokerAway, BufferFull, KafkaError) as error:
-        err.print(str(error), style="red", markup=False, highlight=False)
-        raise typer.Exit(1) from error
 
 
 @contextmanager
@@ -92,7 +76,7 @@ def replay(
     from streams.datasets import open_dataset
     from streams.replay import Replay
 
-    with reported(), stopped_by_signals() as stop:
+    with _reported(), stopped_by_signals() as stop:
         pace = _speed(speed)
         try:
             dataset = open_dataset(name, data)
@@ -112,7 +96,7 @@ def replay(
                 tell=lambda row: bar.update(task, completed=row),
             )
         if as_json:
-            _print_json(report)
+            print_json(report)
         else:
             out.print(
                 f"{name}: sent {report.sent} events (rows {report.first} to {report.last} of {report.rows}), "
@@ -139,7 +123,7 @@ def simulate(
     """Let a world of users ask for recommendations and act on them; it knows how good they could have been."""
     from streams.simulation.loop import Traffic
 
-    with reported(), stopped_by_signals() as stop:
+    with _reported(), stopped_by_signals() as stop:
         settings = running_settings(config, state)
         traffic = Traffic(rate=rate, seconds=seconds, slots=slots, threads=threads, organic=organic)
         with Live(console=err, refresh_per_second=4) as live:
@@ -147,7 +131,7 @@ def simulate(
                 settings, seed, scene or f"sim-{seed}", traffic, stop, lambda now: live.update(simulation_table(now))
             )
         if as_json:
-            _print_json({**msgspec.to_builtins(snapshot), "arms": {a: _figures(t) for a, t in snapshot.arms.items()}})
+            print_json({**msgspec.to_builtins(snapshot), "arms": {a: _figures(t) for a, t in snapshot.arms.items()}})
         else:
             out.print(simulation_table(snapshot))
 
@@ -209,7 +193,7 @@ def probe(
     """Click as a user and time how long it takes until an answer contains that click."""
     from serving.probe import NothingToMeasure, Probe
 
-    with reported(), stopped_by_signals() as stop:
+    with _reported(), stopped_by_signals() as stop:
         settings = running_settings(config, state).serving
         if not settings.triton.grpc:
             raise SettingsError("`serving.triton.grpc` is empty: run `freshet up`, or name a Triton")
@@ -225,7 +209,7 @@ def probe(
         except NothingToMeasure as error:
             raise SettingsError(str(error)) from error
         if as_json:
-            _print_json({**freshness_figures(report), "probes": report.probes})
+            print_json({**freshness_figures(report), "probes": report.probes})
         else:
             out.print(freshness_table(report))
         if report.lost:
@@ -294,7 +278,3 @@ def _speed(text: str) -> float | None:
     if not speed > 0:
         raise SettingsError(f"`--speed` == {text!r}, must be max or a number of events a second")
     return speed
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value)).decode() + "\n")

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from infra import settings as settings_module
-from infra.settings import SettingsError
+from infra.console import out, reported
 
 _DATA = Path("../shared/data")
 
@@ -41,14 +40,8 @@ def demo(
         sizes={"simulated_s": seconds, "requests_per_s": plan.rate, "probes": probes},
         seeds=(seed,),
     )
-    try:
-        folder = state or default_folder()
-        measured = run(data, folder, plan, Console())
-    except (SettingsError, StackError, InstallError, BrokerAway, NothingToMeasure) as error:
-        Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+    with reported(StackError, InstallError, BrokerAway, NothingToMeasure):
+        measured = run(data, state or default_folder(), plan, out)
     fill(report, measured)
     report.add("the whole demo", time.monotonic() - began_s, "s", at_most=360)
     report.finish()
