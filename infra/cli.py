@@ -199,6 +199,30 @@ def logs(
                 sys.stdout.buffer.flush()
 
 
+@app.command()
+def verify(config: Config = None, state: StateDir = None) -> None:
+    """Say what differs on the cluster and in ClickHouse from what freshet declares; exit code 1 where anything does."""
+    from clickhouse_connect.driver.exceptions import ClickHouseError
+
+    from serving.evaluation import clickhouse, schema
+    from streams.admin import verify_topics
+    from streams.kafka import BrokerAway
+
+    with reported(BrokerAway, ClickHouseError, ValueError):
+        settings = actual(settings_module.load(config, state))
+        found = verify_topics(settings.streams)
+        client = clickhouse.connect(settings.serving.clickhouse)
+        try:
+            found += schema.verify(client, settings.serving.clickhouse)
+        finally:
+            client.close()
+    for difference in found:
+        out.print(difference, markup=False, highlight=False)
+    if found:
+        raise typer.Exit(1)
+    out.print("topics and tables are as declared")
+
+
 app.command()(replay)
 app.command()(simulate)
 app.command()(probe)
