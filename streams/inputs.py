@@ -15,6 +15,9 @@ _MAX_RECORDS: Final = 4_000
 # With less than this in hand a batch waits `linger`, which halves the transactions (and the CPU) at a trickle.
 _ENOUGH_RECORDS: Final = 500
 
+# A broker that takes longer than this to say that an input is at its end was away, and producers could not reach it.
+_ANSWER_S: Final = 1.0
+
 Records = dict[str, list[Any]]
 Upstream = Callable[[str], Awaitable[bool]]
 
@@ -114,7 +117,8 @@ class Inputs:
 
 
 class Idleness:
-    """Since when each input has been idle: at its end by the broker's own word, and silent for `grace_s`.
+    """Since when each input has been idle: at its end by the broker's own word, again and again, and silent for
+    `grace_s`. Time in which the broker could not be heard is not silence: nobody could write.
 
     `upstream_done` says whether whoever writes a topic from others of ours has nothing left to read: what the intake
     still holds back is not silence.
@@ -125,6 +129,7 @@ class Idleness:
         self._upstream_done = upstream_done
         self._grace_s = grace_s
         self._last_s = dict.fromkeys(inputs.inputs, time.monotonic())
+        self._heard_s = dict(self._last_s)
         self._asked_s = 0.0
 
     async def look(self, batch: Records) -> dict[str, int | None]:
@@ -143,9 +148,13 @@ class Idleness:
             return idle
         self._asked_s = now
         for tp in silent:
-            if await self._upstream_done(tp.topic) and await self._inputs.at_end(tp):
+            quiet = await self._upstream_done(tp.topic) and await self._inputs.at_end(tp)
+            answered_s = time.monotonic()
+            unheard_s = answered_s - max(self._last_s[tp] + self._grace_s, self._heard_s[tp])
+            if quiet and unheard_s <= self._grace_s + _ANSWER_S:
                 idle[tp.topic] = int((now - self._last_s[tp] - self._grace_s) * 1_000)
             else:
-                # Records are on their way: time that they took is not silence.
-                self._last_s[tp] = now
+                # Records are on their way, or the broker was: time that they took is not silence.
+                self._last_s[tp] = answered_s
+            self._heard_s[tp] = answered_s
         return idle

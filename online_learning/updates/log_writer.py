@@ -168,4 +168,8 @@ def _mapped(error: BaseException) -> PublishFailed:
         return error
     if isinstance(error, ProducerFencedError | InvalidProducerEpochError):
         return Fenced("another trainer has taken over the update log (or this one's transaction timed out)")
-    return PublishFailed(f"the update log could not be written: {type(error).__name__}: {error}")
+    # A coordinator that changes over to another trainer at this very moment may say no more than "unknown error".
+    return PublishFailed(
+        "the update log could not be written, or another trainer has taken over the update log: "
+        f"{type(error).__name__}: {error}"
+    )

@@ -139,6 +139,8 @@ def test_ctrl_c_during_up_leaves_nothing(freshet: Freshet) -> None:
         cwd=freshet.folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.STDOUT,
+        # A test run in the background of a shell ignores Ctrl-C, and so would what it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         wait_until(lambda: len(freshet.state.records()) == 2, 60, "the servers are being started")

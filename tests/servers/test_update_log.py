@@ -22,7 +22,7 @@ from streams.admin import cut
 from streams.records import Frame, FrameKind
 from streams.settings import KafkaSettings
 from streams.topics import UPDATES
-from tests.stacks import RunningStack, wait_until
+from tests.stacks import RunningStack, running_stack, wait_until
 
 pytestmark = pytest.mark.servers
 
@@ -30,9 +30,11 @@ DIM = 5
 Rows = dict[int, list[float]]
 
 
-@pytest.fixture
-def settings(kafka: str) -> KafkaSettings:
-    return KafkaSettings(bootstrap=kafka)
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaSettings]:
+    """A Kafka of this module's own: on the shared one, trainers have cut the log."""
+    with running_stack(tmp_path_factory.mktemp("updates"), "kafka") as stack:
+        yield stack.settings.kafka
 
 
 @pytest.fixture
