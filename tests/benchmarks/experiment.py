@@ -147,7 +147,7 @@ def main(options: Options) -> int:
     )
     won = [against_popularity(report, seed, rate, seconds) for seed in ab_seeds]
     report.add(f"A/B: of {len(won)} seeds with the interval above zero", sum(won), "", at_least=len(won))
-    against_itself(report, aa_seeds, rate, 10.0 if quick else 20.0, 5.0 if quick else 10.0)
+    against_itself(report, aa_seeds, rate, 12.0, 5.0)
     return report.finish()
 
 
