@@ -12,7 +12,7 @@ from online_learning.batches import Batch
 from online_learning.models.dense_features import PRIOR_LOGIT, dense_names
 from online_learning.models.fields import FieldEncoder
 from online_learning.models.ranking import RankingModel, gradients
-from online_learning.models.scorer import Scorer
+from online_learning.models.registry import new_network, new_scorer
 from online_learning.settings import LearningSettings
 from online_learning.table.settings import InitializerSettings, OptimizerKind, OptimizerSettings, TableSettings
 from online_learning.table.snapshot import TableSnapshot
@@ -53,11 +53,11 @@ class OnlineLearner:
         self._settings = settings
         self._width = 1 + settings.model.dim
         self.table = Table(table_settings(settings), settings.trainer.seed)
-        self.model = RankingModel(settings.model, tasks, fields, dense, settings.trainer.seed)
+        self.model = new_network(settings.model, tasks, fields, dense, settings.trainer.seed)
         _set_prior(self.model, settings)
         self._adam = torch.optim.Adam(self.model.parameters(), settings.model.dense_learning_rate, foreach=True)
         self._pending = 0
-        self._scorer = Scorer(settings.model, tasks)
+        self._scorer = new_scorer(settings.model, tasks)
         self._load_scorer()
 
     def predict(self, batch: Batch) -> NDArray[np.float32]:

@@ -6,6 +6,11 @@ from msgspec import Meta, Struct
 
 from streams.settings import Count, KafkaSettings, Positive, TaskSettings
 
+ModelName = Literal["deepfm", "logistic_regression", "dcn_v2"]
+
+# Of DCN-V2, where the settings do not say: two make products of three features, a user's, an item's and a context's.
+_CROSS_LAYERS = 2
+
 
 class FieldSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A categorical field of the model and where its value comes from.
@@ -24,14 +29,18 @@ class FieldSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The ranking model over named fields.
 
-    `initial_scale`: the factors of a new row are drawn from [-initial_scale, initial_scale).
+    `initial_scale`: the factors of a new row are drawn from [-initial_scale, initial_scale). `hidden`: widths of the
+    network of `deepfm` and `dcn_v2`. `logistic_regression` has no network and no factors: it leaves `hidden` and
+    `initial_scale` unread, and `dim` only sizes the rows. `cross_layers`: of `dcn_v2`, 2 where it is left out; refused
+    beside another model.
     """
 
-    name: Literal["deepfm"] = "deepfm"
+    name: ModelName = "deepfm"
     dim: Count = 16
     hidden: tuple[int, ...] = (64, 32)
     initial_scale: Positive = 0.05
     dense_learning_rate: Positive = 0.002
+    cross_layers: Count | None = None
     fields: tuple[FieldSettings, ...] = (
         FieldSettings(name="user", side="user", source="id"),
         FieldSettings(name="item", side="item", source="id"),
@@ -46,6 +55,19 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         FieldSettings(name="recent_genres", side="user", source="recent", attribute="genres"),
         FieldSettings(name="scene", side="context", source="scene"),
     )
+
+    def __post_init__(self) -> None:
+        if self.cross_layers is not None and self.name != "dcn_v2":
+            raise ValueError(
+                f"`cross_layers` == {self.cross_layers}, must be left out: the model `{self.name}` has no cross layers"
+            )
+
+    @property
+    def number_of_cross_layers(self) -> int:
+        """How many cross layers the model has; 0 where it is not `dcn_v2`."""
+        if self.name != "dcn_v2":
+            return 0
+        return _CROSS_LAYERS if self.cross_layers is None else self.cross_layers
 
 
 class TrainerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from online_learning.models.fields import FieldEncoder, Side
-from online_learning.models.scorer import Scorer
+from online_learning.models.registry import new_scorer
 from serving.replica.experiments import Experiments
 from serving.replica.item_vectors import ItemVectors
 from serving.replica.items import Items
@@ -30,7 +30,7 @@ class World:
         self._head = HeadWriter(folder)
         self._items = Items(self._head, self.model, TTL_MS, incarnation)
         self._table = SharedTableWriter(self._head, self.model.dim + 1)
-        self._vectors = ItemVectors(self._head, self._items, self.model.dim + 1, incarnation)
+        self._vectors = ItemVectors(self._head, self._items, self.model, incarnation)
         self._experiments = Experiments(self._head)
         self._encoder = FieldEncoder(self.model)
         self._published_s = 0.0
@@ -58,7 +58,7 @@ class World:
 
     def put_dense(self, version: int = 1, tasks: int | None = None) -> None:
         """Publishes random dense parameters; with another number of `tasks`, those of another model."""
-        scorer = Scorer(self.model, len(self.settings.learning.tasks) if tasks is None else tasks)
+        scorer = new_scorer(self.model, len(self.settings.learning.tasks) if tasks is None else tasks)
         parameters = {name: self._rng.normal(0, 0.2, shape).astype(np.float32) for name, shape in scorer.shapes.items()}
         DenseWriter(self._head).swap(version, 1, {"sparse": 1}, parameters)
 

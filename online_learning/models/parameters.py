@@ -7,25 +7,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from online_learning.settings import ModelSettings
-
 Parameters = Mapping[str, NDArray[np.float32]]
 """Dense parameters by name, all f32."""
+
+Shapes = dict[str, tuple[int, ...]]
+"""The shape of each parameter by name."""
 
 
 class ShapeMismatch(ValueError):
     """Dense parameters of another shape: another model, which cannot be swapped in place."""
 
 
-def shapes(settings: ModelSettings, tasks: int, fields: int, dense: int) -> dict[str, tuple[int, ...]]:
-    """Name -> shape for T tasks, F fields of the settings' dim and D dense features.
-
-    `bias` [T]; `scale` [T, 2], the task's weight of the linear and of the pairwise part; `dense_linear` [T, D];
-    `layer.K.weight` [out, in] and `layer.K.bias` [out] over `[F * dim + D]` inputs, the last layer with T outputs.
-    """
-    named: dict[str, tuple[int, ...]] = {"bias": (tasks,), "scale": (tasks, 2), "dense_linear": (tasks, dense)}
-    widths = (fields * settings.dim + dense, *settings.hidden, tasks)
-    for number, (into, out) in enumerate(itertools.pairwise(widths)):
+def layer_shapes(inputs: int, hidden: tuple[int, ...], tasks: int) -> Shapes:
+    """`layer.K.weight` [out, in] and `layer.K.bias` [out] of a network with one output per task."""
+    named: Shapes = {}
+    for number, (into, out) in enumerate(itertools.pairwise((inputs, *hidden, tasks))):
         named[f"layer.{number}.weight"] = (out, into)
         named[f"layer.{number}.bias"] = (out,)
     return named

@@ -1,64 +1,36 @@
-"""DeepFM: linear weights, pairwise interactions and a small network over the same field embeddings.
+"""What every ranking network is: a torch module over pooled rows and dense features with parameters known by name.
 
-Guo et al. 2017, https://arxiv.org/abs/1703.04247. The embeddings live in the sparse table; this module holds only the
-dense parameters. A row of the table is `[linear weight | dim factors]`.
+The embeddings live in the sparse table; a network holds only the dense parameters. A row of the table is
+`[linear weight | dim factors]`.
 """
+
+from abc import ABC, abstractmethod
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from online_learning.models.parameters import Parameters, check, shapes
-from online_learning.settings import ModelSettings
+from online_learning.models.parameters import Parameters, Shapes, check
 
 
-class RankingModel(nn.Module):
-    """One logit per task: `bias + scale[0] * linear + scale[1] * pairwise + dense_linear . dense + network(e, dense)`.
+class RankingModel(nn.Module, ABC):
+    """One logit per task; F fields, D dense features, T tasks, W = 1 + dim. Each model has its own (`registry`)."""
 
-    F fields, D dense features, T tasks, W = 1 + dim. Linear and pairwise parts are shared between tasks but for their
-    scale, so that one dot product retrieves for every task (see `retrieval`).
-    """
-
-    def __init__(self, settings: ModelSettings, tasks: int, fields: int, dense: int, seed: int = 0) -> None:
+    def __init__(self, shapes: Shapes) -> None:
         super().__init__()
-        self.shapes = shapes(settings, tasks, fields, dense)
-        random = torch.Generator().manual_seed(seed)
-        self.bias = nn.Parameter(torch.zeros(tasks))
-        self.scale = nn.Parameter(torch.ones(tasks, 2))
-        self.dense_linear = nn.Parameter(torch.zeros(tasks, dense))
-        layers = [name.removesuffix(".weight") for name in self.shapes if name.endswith(".weight")]
-        self.weights = nn.ParameterList()
-        self.biases = nn.ParameterList()
-        for layer in layers:
-            out, into = self.shapes[f"{layer}.weight"]
-            # He et al. 2015 for the hidden layers; the output starts at zero, so that a new model says its bias.
-            deviation = 0.0 if layer == layers[-1] else (2.0 / into) ** 0.5
-            self.weights.append(nn.Parameter(torch.randn(out, into, generator=random) * deviation))
-            self.biases.append(nn.Parameter(torch.zeros(out)))
+        self.shapes = shapes
+        self.bias = nn.Parameter(torch.zeros(shapes["bias"]))
+        self.scale = nn.Parameter(torch.ones(shapes["scale"]))
+        self.dense_linear = nn.Parameter(torch.zeros(shapes["dense_linear"]))
 
+    @abstractmethod
     def forward(self, rows: Tensor, dense: Tensor) -> Tensor:
         """Logits f32 [B, T] of pooled rows f32 [B, F, W] and dense features f32 [B, D]."""
-        linear = rows[:, :, 0].sum(dim=1)
-        factors = rows[:, :, 1:]
-        total = factors.sum(dim=1)
-        # Rendle 2010, eq. 5 (lemma 3.1): all pairs in linear time.
-        pairwise = 0.5 * (total.square().sum(dim=1) - factors.square().sum(dim=(1, 2)))
-        hidden = torch.cat([factors.flatten(1), dense], dim=1)
-        for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            hidden = nn.functional.linear(hidden, weight, bias)
-            if number + 1 < len(self.weights):
-                hidden = torch.relu(hidden)
-        wide = self.bias + self.scale[:, 0] * linear[:, None] + self.scale[:, 1] * pairwise[:, None]
-        return wide + nn.functional.linear(dense, self.dense_linear) + hidden
 
     def named(self) -> dict[str, nn.Parameter]:
-        """The parameters under the names of `parameters.shapes`."""
-        named = {"bias": self.bias, "scale": self.scale, "dense_linear": self.dense_linear}
-        for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            named[f"layer.{number}.weight"] = weight
-            named[f"layer.{number}.bias"] = bias
-        return named
+        """The parameters under the names of `shapes`."""
+        return {"bias": self.bias, "scale": self.scale, "dense_linear": self.dense_linear}
 
     def to_numpy(self) -> dict[str, NDArray[np.float32]]:
         """Copies of the parameters by name."""
@@ -70,6 +42,39 @@ class RankingModel(nn.Module):
         with torch.no_grad():
             for name, value in self.named().items():
                 value.copy_(torch.from_numpy(np.ascontiguousarray(parameters[name])))
+
+
+class Layers(nn.Module):
+    """The network of layers under the names `layer.K.*` of `shapes`, ReLU between them."""
+
+    def __init__(self, shapes: Shapes, seed: int) -> None:
+        super().__init__()
+        random = torch.Generator().manual_seed(seed)
+        layers = [n.removesuffix(".weight") for n in shapes if n.startswith("layer.") and n.endswith(".weight")]
+        self.weights = nn.ParameterList()
+        self.biases = nn.ParameterList()
+        for layer in layers:
+            out, into = shapes[f"{layer}.weight"]
+            # He et al. 2015 for the hidden layers; the output starts at zero, so that a new model says its bias.
+            deviation = 0.0 if layer == layers[-1] else (2.0 / into) ** 0.5
+            self.weights.append(nn.Parameter(torch.randn(out, into, generator=random) * deviation))
+            self.biases.append(nn.Parameter(torch.zeros(out)))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Outputs f32 [B, T] of inputs f32 [B, n]."""
+        for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            hidden = nn.functional.linear(hidden, weight, bias)
+            if number + 1 < len(self.weights):
+                hidden = torch.relu(hidden)
+        return hidden
+
+    def named(self) -> dict[str, nn.Parameter]:
+        """The parameters under the names of `shapes`."""
+        named: dict[str, nn.Parameter] = {}
+        for number, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            named[f"layer.{number}.weight"] = weight
+            named[f"layer.{number}.bias"] = bias
+        return named
 
 
 def masked_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The linear and pairwise parts of the model as one dot product between a query and an item.
+"""The linear and pairwise parts of DeepFM as one dot product between a query and an item.
 
 Let v_f be the factors of field f, U the user and context fields, I the item fields. The pairwise part over all fields
 is pairs within U + pairs within I + (sum of v_f over U) . (sum of v_f over I). Only the last two depend on the item.

@@ -8,8 +8,7 @@ from features.online import UserRow
 from online_learning.models.dense_features import dense_features, item_features, raw_user, user_features
 from online_learning.models.fields import FieldEncoder, Side
 from online_learning.models.parameters import ShapeMismatch
-from online_learning.models.retrieval import query_vector
-from online_learning.models.scorer import Scorer
+from online_learning.models.registry import new_scorer
 from online_learning.settings import LearningSettings
 from online_learning.table.rows import gather_pooled_range
 from serving.pipeline.request import Request
@@ -34,7 +33,7 @@ class OnlineModel:
     def __init__(self, settings: LearningSettings, mirror: Mirror, position: int) -> None:
         self._mirror = mirror
         self._encoder = FieldEncoder(settings.model, lambda item: mirror.catalogue.item(item))
-        self._scorer = Scorer(settings.model, len(settings.tasks))
+        self._scorer = new_scorer(settings.model, len(settings.tasks))
         self._tasks = {task.name: column for column, task in enumerate(settings.tasks)}
         self._width = 1 + settings.model.dim
         self._position = position
@@ -69,8 +68,8 @@ class OnlineModel:
         return UserSide(keys=side, rows=self._rows(side), dense=dense)
 
     def query(self, user: UserSide, task: int) -> NDArray[np.float32]:
-        """The user's vector f32[dim + 2] to be multiplied with the items' retrieval vectors."""
-        return query_vector(user.rows, self._scorer.scale[task])
+        """The user's vector f32[W] to be multiplied with the items' retrieval vectors."""
+        return self._scorer.query(user.rows, task)
 
     def score(self, user: UserSide, items: Side, stats: NDArray[np.float32], task: int) -> NDArray[np.float32]:
         """Probabilities f32[C] of the task for the items' keys (C rows) with their stats of now, f32[C, 6]."""

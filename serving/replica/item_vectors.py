@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from online_learning.models.fields import Side
-from online_learning.models.retrieval import EXTRA_COLUMNS, item_vectors
+from online_learning.models.registry import SCORERS
+from online_learning.settings import ModelSettings
 from online_learning.table.rows import gather_pooled_range
 from serving.replica.items import Items
 from serving.shared.head import HeadWriter
@@ -25,11 +26,12 @@ _SWEEP_SLOTS: Final = 4096
 
 
 class ItemVectors:
-    """Vectors f32 [items, dim + 2] from the pooled rows of each item's keys. `width`: columns of a row (1 + dim)."""
+    """Vectors f32 [items, W] from the pooled rows of each item's keys, as the model retrieves."""
 
-    def __init__(self, head: HeadWriter, items: Items, width: int, incarnation: int) -> None:
+    def __init__(self, head: HeadWriter, items: Items, model: ModelSettings, incarnation: int) -> None:
         self._items = items
-        self._vectors = VectorsWriter(head, incarnation, width - 1 + EXTRA_COLUMNS)
+        self._scorer = SCORERS[model.name]
+        self._vectors = VectorsWriter(head, incarnation, self._scorer.retrieval_width(model))
         self._of_key: dict[int, set[int]] = {}
         self._known: dict[int, list[int]] = {}
         self._now: set[int] = set()
@@ -88,7 +90,7 @@ class ItemVectors:
         where = np.array(slots, np.int64)
         side = self._items.side().take(where)
         if side.fields:
-            self._vectors.write(where, item_vectors(pooled_rows(table, side)))
+            self._vectors.write(where, self._scorer.item_vectors(pooled_rows(table, side)))
 
 
 def pooled_rows(table: SharedTableWriter, side: Side) -> NDArray[np.float32]:

@@ -57,7 +57,7 @@ class Replica:
         self._updates = [p for p in partitions if p.topic == UPDATES.name]
         self.log = UpdateLog(head, Path(trainer.checkpoint_dir) if trainer.checkpoint_dir else None, width)
         self.items = Items(head, model, ttl_ms, incarnation)
-        self.vectors = ItemVectors(head, self.items, width, incarnation)
+        self.vectors = ItemVectors(head, self.items, model, incarnation)
         self.experiments = Experiments(head)
         self.unreadable = 0
         self.gaps = 0

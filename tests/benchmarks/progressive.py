@@ -1,6 +1,6 @@
 """Progressive AUC and log loss of the online model and its baselines on real logs, without Kafka.
 
-    python -m tests.benchmarks.progressive [--quick] [--json FILE] [--batch N]
+    python -m tests.benchmarks.progressive [--quick] [--json FILE] [--batch N] [--model NAME]
 
 Every rating of ml-100k in time order becomes an organic example, with the user features as of just before; each learner
 predicts a batch before any learns it.
@@ -14,6 +14,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import numpy as np
@@ -24,7 +25,7 @@ from online_learning.batches import Batcher
 from online_learning.learner import OnlineLearner
 from online_learning.models.fields import FieldEncoder
 from online_learning.progressive import auc, logit_bins
-from online_learning.settings import LearningSettings
+from online_learning.settings import LearningSettings, ModelName, ModelSettings
 from online_learning.table.version import pack_version
 from streams.datasets.dataset import Dataset
 from streams.datasets.movielens import open_ml_100k
@@ -150,6 +151,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--model", choices=get_args(ModelName), default=ModelSettings().name)
     arguments = parser.parse_args()
     folder = os.environ.get("FRESHET_DATA")
     if not folder:
@@ -158,10 +160,10 @@ def main() -> None:
     dataset = open_ml_100k(Path(folder))
     limit = 20_000 if arguments.quick else dataset.rows
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}")
-    print(f"ml-100k, {limit} ratings in time order, batches of {arguments.batch}")
+    print(f"{arguments.model}; ml-100k, {limit} ratings in time order, batches of {arguments.batch}")
     results = []
     for seed in range(arguments.seeds):
-        settings = LearningSettings(tasks=TASKS)
+        settings = LearningSettings(tasks=TASKS, model=ModelSettings(name=arguments.model))
         settings = msgspec.structs.replace(settings, trainer=msgspec.structs.replace(settings.trainer, seed=seed))
         results.append(measure(dataset, settings, arguments.batch, limit))
         for name, figures in results[-1].items():

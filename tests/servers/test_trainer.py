@@ -9,7 +9,7 @@ from kafka import TopicPartition
 
 from online_learning.checkpoint.checkpoint import CheckpointError
 from online_learning.checkpoint.store import CheckpointStore
-from online_learning.models.scorer import Scorer
+from online_learning.models.registry import new_scorer
 from online_learning.settings import FieldSettings
 from online_learning.state import dense_parameters, log_position, meta_of
 from online_learning.updates.log_writer import Fenced
@@ -74,7 +74,7 @@ def test_it_learns_publishes_validates_and_keeps(settings: KafkaSettings, produc
     assert checkpoint is not None
     meta = meta_of(checkpoint)
     assert sum(meta.counters.examples.values()) == sent
-    Scorer(learning.model, len(TASKS)).load(dense_parameters(checkpoint))
+    new_scorer(learning.model, len(TASKS)).load(dense_parameters(checkpoint))
     frames = everything(settings, UPDATES)
     learned = max((frame.sequence, frame.learned) for frame in frames if frame.kind is FrameKind.SPARSE)[1]
     assert learned == checkpoint.offsets[EXAMPLES.name]

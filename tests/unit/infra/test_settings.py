@@ -27,6 +27,18 @@ def parsed(text: str) -> Settings:
             'freshet.toml: learning.trainer.row_encoding = "f64": must be one of "f32", "f16"',
         ),
         (
+            "[learning.model]\nname = 'dlrm'",
+            'freshet.toml: learning.model.name = "dlrm": must be one of "deepfm", "logistic_regression", "dcn_v2"',
+        ),
+        (
+            "[learning.model]\ncross_layers = 3",
+            "learning.model: `cross_layers` == 3, must be left out: the model `deepfm` has no cross layers",
+        ),
+        (
+            "[learning.model]\nname = 'dcn_v2'\ncross_layers = 0",
+            "freshet.toml: learning.model.cross_layers = 0: expected `int` >= 1",
+        ),
+        (
             "[[learning.model.fields]]\nname='a'\nside='user'\nsource='id'\n"
             "[[learning.model.fields]]\nname='b'\nside='page'\nsource='id'",
             'freshet.toml: learning.model.fields[1].side = "page": must be one of "user", "item", "context"',

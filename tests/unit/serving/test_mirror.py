@@ -37,7 +37,7 @@ class Writer:
         self.head = HeadWriter(folder)
         self.items = Items(self.head, MODEL, TTL_MS, incarnation)
         self.table = SharedTableWriter(self.head, WIDTH)
-        self.vectors = ItemVectors(self.head, self.items, WIDTH, incarnation)
+        self.vectors = ItemVectors(self.head, self.items, MODEL, incarnation)
         self.now_s = 0.0
 
     def put(self, *items: Item) -> None:

@@ -1,75 +1,82 @@
-"""The ranking model: what torch learns, numpy serves and one dot product retrieves."""
+"""The ranking models: what torch learns and numpy serves, each model alike."""
 
+import subprocess
+import sys
+from typing import get_args
+
+import msgspec
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis
+from hypothesis import strategies as st
 
 from online_learning.models.dense_features import dense_names
 from online_learning.models.fields import FieldEncoder
 from online_learning.models.parameters import ShapeMismatch
 from online_learning.models.ranking import RankingModel, gradients, masked_loss
-from online_learning.models.retrieval import EXTRA_COLUMNS, item_vectors, query_constant, query_vector
-from online_learning.models.scorer import Scorer
-from online_learning.settings import ModelSettings
+from online_learning.models.registry import SCORERS, new_network, new_scorer
+from online_learning.settings import ModelName, ModelSettings
 
-SETTINGS = ModelSettings()
-ENCODER = FieldEncoder(SETTINGS)
-TASKS, FIELDS, DENSE, WIDTH = 2, ENCODER.fields, len(dense_names(SETTINGS)), SETTINGS.dim + 1
+NAMES: tuple[ModelName, ...] = get_args(ModelName)
+ENCODER = FieldEncoder(ModelSettings())
+TASKS, FIELDS, DENSE = 2, ENCODER.fields, len(dense_names(ModelSettings()))
+USERS = len(ENCODER.user_fields)
+
+pytestmark = pytest.mark.parametrize("name", NAMES)
 
 
-def model_with_random_parameters() -> RankingModel:
-    model = RankingModel(SETTINGS, TASKS, FIELDS, DENSE)
-    random = np.random.default_rng(1)
-    model.from_numpy({name: random.normal(0, 0.3, shape).astype(np.float32) for name, shape in model.shapes.items()})
+def model_with_random_parameters(settings: ModelSettings, seed: int = 1, tasks: int = TASKS) -> RankingModel:
+    """Sizes as they are after learning: a matrix keeps the size of what it is given."""
+    model = new_network(settings, tasks, FIELDS, DENSE)
+    random = np.random.default_rng(seed)
+    deviations = {name: 1 / np.sqrt(shape[-1]) if len(shape) > 1 else 0.3 for name, shape in model.shapes.items()}
+    model.from_numpy(
+        {n: random.normal(0, deviations[n], shape).astype(np.float32) for n, shape in model.shapes.items()}
+    )
     return model
 
 
-def random_batch(rows: int) -> tuple[np.ndarray, np.ndarray]:
-    random = np.random.default_rng(2)
-    normal = random.normal(0, 0.3, (rows, FIELDS, WIDTH)).astype(np.float32)
+def random_batch(settings: ModelSettings, rows: int, seed: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    normal = random.normal(0, 0.3, (rows, FIELDS, settings.dim + 1)).astype(np.float32)
     return normal, random.normal(0, 1, (rows, DENSE)).astype(np.float32)
 
 
-def test_numpy_scores_equal_torch_within_1e_6():
-    model, (rows, dense) = model_with_random_parameters(), random_batch(200)
-    scorer = Scorer(SETTINGS, TASKS)
+@hypothesis(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    dim=st.integers(1, 16),
+    hidden=st.lists(st.integers(1, 40), max_size=3),
+    crosses=st.integers(1, 3),
+)
+def test_numpy_scores_equal_torch_within_1e_6(name: ModelName, seed: int, dim: int, hidden: list[int], crosses: int):
+    settings = ModelSettings(
+        name=name, dim=dim, hidden=tuple(hidden), cross_layers=crosses if name == "dcn_v2" else None
+    )
+    model, (rows, dense) = model_with_random_parameters(settings, seed), random_batch(settings, 50, seed)
+    scorer = new_scorer(settings, TASKS)
     scorer.load(model.to_numpy())
     with torch.no_grad():
         expected = torch.sigmoid(model(torch.from_numpy(rows), torch.from_numpy(dense))).numpy()
     np.testing.assert_allclose(scorer.score(rows, dense), expected, atol=1e-6)
 
 
-def test_a_request_scores_as_its_rows_do():
-    scorer = Scorer(SETTINGS, TASKS)
-    scorer.load(model_with_random_parameters().to_numpy())
-    rows, dense = random_batch(50)
-    users = len(ENCODER.user_fields)
-    rows[:, :users] = rows[:1, :users]
+def test_a_request_scores_as_its_rows_do(name: ModelName):
+    settings = ModelSettings(name=name)
+    scorer = new_scorer(settings, TASKS)
+    scorer.load(model_with_random_parameters(settings).to_numpy())
+    rows, dense = random_batch(settings, 50)
+    rows[:, :USERS] = rows[:1, :USERS]
     np.testing.assert_array_equal(
-        scorer.score_request(rows[:1, :users], rows[:, users:], dense), scorer.score(rows, dense)
+        scorer.score_request(rows[:1, :USERS], rows[:, USERS:], dense), scorer.score(rows, dense)
     )
 
 
-def test_the_dot_product_is_the_linear_and_pairwise_part():
-    model, (rows, _) = model_with_random_parameters(), random_batch(30)
-    users = len(ENCODER.user_fields)
-    rows[:, :users] = rows[:1, :users]
-    parameters = model.to_numpy()
-    # Without bias, dense part and network only the linear and the pairwise part are left.
-    wide = {name: value if name == "scale" else np.zeros_like(value) for name, value in parameters.items()}
-    scorer = Scorer(SETTINGS, TASKS)
-    scorer.load(wide)
-    expected = scorer.logits(rows, np.zeros((30, DENSE), np.float32))
-    items = item_vectors(rows[:, users:])
-    assert items.shape == (30, SETTINGS.dim + EXTRA_COLUMNS)
-    for task in range(TASKS):
-        scale = parameters["scale"][task]
-        found = items @ query_vector(rows[:1, :users], scale) + query_constant(rows[:1, :users], scale)
-        np.testing.assert_allclose(found, expected[:, task], atol=1e-5)
-
-
-def test_a_missing_label_moves_nothing():
-    model, (rows, dense) = model_with_random_parameters(), random_batch(4)
+def test_a_missing_label_moves_nothing(name: ModelName):
+    settings = ModelSettings(name=name)
+    model, (rows, dense) = model_with_random_parameters(settings), random_batch(settings, 4)
     labels = np.array([[1, np.nan], [0, np.nan], [1, np.nan], [np.nan, np.nan]], dtype=np.float32)
     _, row_gradient = gradients(model, rows, dense, labels, np.ones((4, TASKS), np.float32))
     assert not row_gradient[3].any()
@@ -78,9 +85,9 @@ def test_a_missing_label_moves_nothing():
     assert model.bias.grad[1] == 0 != model.bias.grad[0]
 
 
-def test_gradients_by_rows_equal_finite_differences():
-    settings = ModelSettings(dim=3, hidden=(4,))
-    model = RankingModel(settings, 1, 2, 2, seed=3).double()
+def test_gradients_by_rows_and_parameters_equal_finite_differences(name: ModelName):
+    settings = ModelSettings(name=name, dim=3, hidden=(4,))
+    model = new_network(settings, 1, 2, 2, seed=3).double()
     random = np.random.default_rng(4)
     with torch.no_grad():
         for value in model.parameters():
@@ -88,17 +95,48 @@ def test_gradients_by_rows_equal_finite_differences():
     rows = torch.from_numpy(random.normal(0, 0.5, (3, 2, 4))).requires_grad_(True)
     dense, labels = torch.from_numpy(random.normal(0, 1, (3, 2))), torch.tensor([[1.0], [0.0], [1.0]]).double()
     weights = torch.tensor([[1.0], [2.0], [0.5]]).double()
-    assert torch.autograd.gradcheck(lambda r: masked_loss(model(r, dense), labels, weights), (rows,))
+    everything = (rows, *model.parameters())
+    assert torch.autograd.gradcheck(lambda r, *_: masked_loss(model(r, dense), labels, weights), everything)
 
 
-def test_parameters_travel_by_name():
-    model, other = model_with_random_parameters(), RankingModel(SETTINGS, TASKS, FIELDS, DENSE)
+def test_a_new_model_says_its_bias_where_no_row_is_known(name: ModelName):
+    settings = ModelSettings(name=name)
+    model, (rows, dense) = new_network(settings, TASKS, FIELDS, DENSE), random_batch(settings, 5)
+    with torch.no_grad():
+        model.bias[0] = -2.0
+        said = model(torch.zeros_like(torch.from_numpy(rows)), torch.from_numpy(dense)).numpy()
+    assert said.tolist() == [[-2.0, 0.0]] * 5
+
+
+def test_parameters_travel_by_name(name: ModelName):
+    settings = ModelSettings(name=name)
+    model, other = model_with_random_parameters(settings), new_network(settings, TASKS, FIELDS, DENSE)
+    assert model.named().keys() == model.shapes.keys()
+    assert {id(value) for value in model.parameters()} == {id(value) for value in model.named().values()}
     other.from_numpy(model.to_numpy())
-    for name, value in model.to_numpy().items():
-        np.testing.assert_array_equal(other.to_numpy()[name], value)
+    for parameter, value in model.to_numpy().items():
+        np.testing.assert_array_equal(other.to_numpy()[parameter], value)
 
 
-def test_another_models_parameters_are_refused():
-    parameters = RankingModel(SETTINGS, TASKS + 1, FIELDS, DENSE).to_numpy()
+def test_another_models_parameters_are_refused(name: ModelName):
+    settings = ModelSettings(name=name)
     with pytest.raises(ShapeMismatch, match="`bias` has shape"):
-        Scorer(SETTINGS, TASKS).load(parameters)
+        new_scorer(settings, TASKS).load(new_network(settings, TASKS + 1, FIELDS, DENSE).to_numpy())
+    for other in set(NAMES) - {name}:
+        with pytest.raises(ShapeMismatch):
+            new_scorer(settings, TASKS).load(new_network(ModelSettings(name=other), TASKS, FIELDS, DENSE).to_numpy())
+
+
+def test_every_name_of_the_settings_has_a_model(name: ModelName):
+    settings = msgspec.convert({"name": name}, ModelSettings)
+    assert type(new_scorer(settings, 1)) is SCORERS[name]
+    assert new_network(settings, 1, FIELDS, DENSE).shapes == new_scorer(settings, 1).shapes
+
+
+def test_serving_a_model_needs_no_torch(name: ModelName):
+    code = (
+        "import sys; from online_learning.models.registry import new_scorer; "
+        "from online_learning.settings import ModelSettings; "
+        f"new_scorer(ModelSettings(name={name!r}), 1); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,7 +1,7 @@
 """The whole pipeline on a mirror as the replica writes it."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
@@ -10,8 +10,8 @@ import pytest
 from features.online import UserRow
 from online_learning.models.dense_features import dense_features, item_features, raw_user, user_features
 from online_learning.models.fields import FieldEncoder
-from online_learning.models.scorer import Scorer
-from online_learning.settings import LearningSettings
+from online_learning.models.registry import new_scorer
+from online_learning.settings import LearningSettings, ModelName, ModelSettings
 from serving.pipeline.pipeline import Answer, Pipeline
 from serving.pipeline.request import KnownContext, Request
 from serving.replica.item_vectors import pooled_rows
@@ -25,8 +25,9 @@ NOW = 1_700_000_000_000
 TASKS = StreamsSettings().tasks
 
 
-def settings(**pipeline: Any) -> ServingSettings:
-    return ServingSettings(learning=LearningSettings(tasks=TASKS), pipeline=PipelineSettings(**pipeline))
+def settings(model: ModelName = "deepfm", **pipeline: Any) -> ServingSettings:
+    learning = LearningSettings(tasks=TASKS, model=ModelSettings(name=model))
+    return ServingSettings(learning=learning, pipeline=PipelineSettings(**pipeline))
 
 
 def only(policy: str, name: str = "test") -> Experiment:
@@ -41,8 +42,8 @@ def request(user: str = "u1", n: int = 5, ts: int = NOW, **context: Any) -> Requ
 class Serving:
     """A world and the pipeline that reads it."""
 
-    def __init__(self, folder: Path, **pipeline: Any) -> None:
-        self.settings = settings(**pipeline)
+    def __init__(self, folder: Path, model: ModelName = "deepfm", **pipeline: Any) -> None:
+        self.settings = settings(model, **pipeline)
         self.world = World(folder, self.settings)
         self.rows: dict[str, UserRow] = {}
         self.pipeline = Pipeline(self.settings, Mirror(folder), self.rows.get, np.random.default_rng(3))
@@ -52,9 +53,9 @@ class Serving:
 
 
 @pytest.fixture
-def serving(tmp_path: Path) -> Serving:
-    """40 items in two scenes, a trained model, no exploration."""
-    serving = Serving(tmp_path, explore=0.0)
+def serving(tmp_path: Path, request: pytest.FixtureRequest) -> Serving:
+    """40 items in two scenes, a trained model (`deepfm` unless the test names others), no exploration."""
+    serving = Serving(tmp_path, getattr(request, "param", "deepfm"), explore=0.0)
     serving.world.put_items(items(40, scenes=("home", "search")))
     serving.world.put_user("u1")
     serving.world.put_dense(version=7)
@@ -99,6 +100,7 @@ def test_parameters_of_another_model_are_not_used_and_the_answer_says_so(serving
     assert "another model: `bias` has shape (1,), must be (2,)" in answer.versions.fallback
 
 
+@pytest.mark.parametrize("serving", get_args(ModelName), indirect=True)
 def test_the_online_arm_shows_what_the_model_gives_the_highest_probability(serving: Serving, tmp_path: Path) -> None:
     recent = UsedFeatures("user_stats", 4, NOW - 10, {"recent_items": ["i1"], "actions_1d": 3.0})
     serving.rows["u1"] = UserRow(stats=recent, attributes={"segment": "s"})
@@ -107,7 +109,7 @@ def test_the_online_arm_shows_what_the_model_gives_the_highest_probability(servi
     # The same by hand over all items: encode, look up, score, sort.
     mirror = Mirror(tmp_path)
     encoder = FieldEncoder(serving.settings.learning.model, mirror.catalogue.item)
-    scorer = Scorer(serving.settings.learning.model, len(TASKS))
+    scorer = new_scorer(serving.settings.learning.model, len(TASKS))
     scorer.load(mirror.dense().parameters)
     about, catalogue = encoder.encode_user("u1", {"segment": "s"}, ["i1"]), encoder.encode_items(mirror.catalogue.ids)
     user = pooled_rows(mirror.table, about)  # type: ignore[arg-type]
