@@ -17,7 +17,7 @@ with o the task's output weights. The query and the item
     query = [scale, (o * c)_I + o_I * (A_IU u) + A_UI^T (o_U * u)]
 
 have as dot product exactly the linear weights, all of degree 1, and all products of a user's and an item's factor. Left
-out are products of item factors alone, degrees above 2 (there are none with one cross layer and no bias), all that
+out are products of item factors alone, degrees above 2 (one cross layer has none), all that
 depends on dense features, and the network: the scorer ranks what was retrieved by those too.
 """
 
