@@ -38,7 +38,7 @@ def status_table(report: Report) -> RenderableType:
     behind = _table("behind on Kafka (records)")
     for lag in (lag for row in report.processes for lag in row.lags):
         behind.add_row(escape(lag.group), escape(lag.topic), f"{lag.records:,}")
-    return Group(table, *(part for part in (says, behind) if part.row_count))
+    return Group(table, *_alarms(report), *(part for part in (says, behind) if part.row_count))
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -77,6 +77,12 @@ def _state(state: str) -> Text:
     return Text(state, style=_STYLES.get(state, "red"))
 
 
+def _alarms(report: Report) -> list[Text]:
+    """One line per process that says of itself that something is wrong."""
+    said = [(row.name, row.health.get("alarm")) for row in report.processes]
+    return [Text(f"ALARM {name}: {words}", style="bold red") for name, words in said if words]
+
+
 def _addresses(addresses: dict[str, str]) -> str:
     """Addresses without the host where that is this machine: a port says all there."""
     short = {kind: address.removeprefix("127.0.0.1") for kind, address in addresses.items()}
@@ -85,7 +91,11 @@ def _addresses(addresses: dict[str, str]) -> str:
 
 def _says(row: Row, at_ms: int) -> str:
     words = [row.reason] if row.reason else []
-    words += [f"{name} {_number(value)}" for name, value in row.health.items() if value]
+    for name, value in row.health.items():
+        if name.startswith("drift_") and isinstance(value, int) and value:
+            words.append(f"{name} {ago(at_ms - value)} ago")
+        elif value and name != "alarm":
+            words.append(f"{name} {_number(value)}")
     if row.said_ms is not None and at_ms - row.said_ms > _SILENT_MS:
         words.append(f"(said {ago(at_ms - row.said_ms)} ago)")
     return escape(", ".join(words))

@@ -1,7 +1,8 @@
 """The online model: rows in the sparse table, a small network beside them, one gradient step per batch."""
 
 import io
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from online_learning.batches import Batch
+from online_learning.learning_health import LearningHealth, sound_rows
 from online_learning.models.dense_features import PRIOR_LOGIT, dense_names
 from online_learning.models.fields import FieldEncoder
 from online_learning.models.ranking import RankingModel, gradients
@@ -57,6 +59,7 @@ class OnlineLearner:
         _set_prior(self.model, settings)
         self._adam = torch.optim.Adam(self.model.parameters(), settings.model.dense_learning_rate, foreach=True)
         self._pending = 0
+        self.health = LearningHealth()
         self._scorer = new_scorer(settings.model, tasks)
         self._load_scorer()
 
@@ -66,26 +69,33 @@ class OnlineLearner:
 
     def learn(
         self, batch: Batch, labels: NDArray[np.float32], weights: NDArray[np.float32], now_ms: int, version: int
-    ) -> float:
-        """Learns labels f32 [B, T] (NaN: none) with weights f32 [B, T]; the loss per row.
+    ) -> NDArray[np.bool_]:
+        """Learns labels f32 [B, T] (NaN: none) with weights f32 [B, T]; which examples it learned, [B].
 
         Rows take their step at once, the network when enough examples have come. `version` stamps the rows that change,
-        `now_ms` is noted as their last sighting.
+        `now_ms` is noted as their last sighting. An example whose gradient is not finite is refused: it reaches neither
+        a row nor the network.
         """
         side = batch.side
         slots = self.table.find_or_insert(side.keys, side.spaces, now_ms, version)
+        waiting = self._take_gradients()
         loss, by_field = gradients(self.model, self._pooled(batch, slots), batch.dense, labels, weights)
+        sound = sound_rows(loss, by_field, batch.dense)
+        if not sound.all():
+            # The network's gradients are sums over the batch: they are made anew from the others.
+            self._take_gradients()
+            self._add_gradients(waiting)
+            good = np.flatnonzero(sound)
+            if len(good):
+                sound[good] = self.learn(batch.take(good), labels[good], weights[good], now_ms, version)
+            return sound
+        self._add_gradients(waiting)
         by_key = self.table.spread_gradients(slots, side.offsets, by_field.reshape(-1, self._width), "mean")
-        self.table.apply_gradients(slots, by_key, now_ms, version)
+        touched = self.table.apply_gradients(slots, by_key, now_ms, version)
         self._pending += batch.rows
         if self._pending >= _EXAMPLES_PER_STEP:
-            for parameter in self.model.parameters():
-                assert parameter.grad is not None
-                parameter.grad /= self._pending
-            self._adam.step()
-            self._adam.zero_grad(set_to_none=False)
-            self._pending = 0
-        return loss / batch.rows
+            self._step(touched)
+        return sound
 
     def dense_parameters(self) -> dict[str, NDArray[np.float32]]:
         """Copies of the network's parameters by name."""
@@ -113,6 +123,44 @@ class OnlineLearner:
 
     # --- inner -----------------------------------------------------------------------------------------------------
 
+    def _step(self, touched: NDArray[np.int64]) -> None:
+        """The network's step by the mean of what waits; one that is not finite as a whole is not taken.
+
+        `touched` are slots of rows that have just taken theirs, whose size may be wanted.
+        """
+        parameters = list(self.model.parameters())
+        waiting = []
+        for parameter in parameters:
+            assert parameter.grad is not None
+            parameter.grad /= self._pending
+            waiting.append(parameter.grad)
+        norm = _flat(waiting).norm().item()
+        if not math.isfinite(norm):
+            self.health.refused_steps += 1
+        elif self.health.wants_step():
+            before = _flat(parameters)
+            self._adam.step()
+            self.health.stepped(norm, (_flat(parameters) - before).norm().item())
+            self.health.touched(self.table.gather(touched))
+        else:
+            self._adam.step()
+        self._adam.zero_grad(set_to_none=False)
+        self._pending = 0
+
+    def _take_gradients(self) -> list[torch.Tensor | None]:
+        """What waits for the network's next step, which from now on has nothing waiting."""
+        waiting = []
+        for parameter in self.model.parameters():
+            waiting.append(parameter.grad)
+            parameter.grad = None
+        return waiting
+
+    def _add_gradients(self, waiting: list[torch.Tensor | None]) -> None:
+        """Adds what was taken to what has come since."""
+        for parameter, gradient in zip(self.model.parameters(), waiting, strict=True):
+            if gradient is not None:
+                parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
+
     def _pooled(self, batch: Batch, slots: NDArray[np.int64]) -> NDArray[np.float32]:
         pooled = self.table.gather_pooled(slots, batch.side.offsets, "mean")
         return pooled.reshape(batch.rows, batch.side.fields, self._width)
@@ -120,6 +168,11 @@ class OnlineLearner:
     def _load_scorer(self) -> None:
         # The arrays share memory with the parameters, which Adam changes in place: the scorer is always up to date.
         self._scorer.load({name: value.detach().numpy() for name, value in self.model.named().items()})
+
+
+def _flat(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    """A copy of all of them in one row."""
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
 
 
 def _set_prior(model: RankingModel, settings: LearningSettings) -> None:

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from online_learning.baselines import baselines
 from online_learning.batches import Batch, Batcher
+from online_learning.calibration import Calibration
 from online_learning.catalogue import Catalogue
+from online_learning.drift import Drift
 from online_learning.labels import correction_weights, is_learned, targets
 from online_learning.learner import OnlineLearner
 from online_learning.models.fields import FieldEncoder
@@ -36,7 +38,10 @@ class Learners:
         names = (self.online.name, *(other.name for other in self._baselines))
         self.predictions = Predictions(settings.trainer.remembered_examples, len(names), len(self.tasks))
         self.progressive = Progressive(names, self.tasks, settings.trainer.validation_window)
+        self.drift = Drift(names, self.tasks)
+        self.calibration = Calibration(names, self.tasks)
         self.counters = Counters()
+        self.refused_at_ms = 0
 
     def see(self, impressions: Sequence[Impression]) -> None:
         """Predicts all items of impressions that are learned from, and remembers it."""
@@ -69,8 +74,10 @@ class Learners:
         # What was learned as a negative has been validated as one; a late positive does not validate again. And organic
         # positives of a task whose negatives are the items shown have no negatives to be told from.
         alone = np.array([one.organic for one in ours])[:, None] & self._shown_is_negative
-        fresh = np.where(found.corrects | alone | np.isnan(said[:, 0]), np.nan, found.labels).astype(np.float32)
+        fresh = np.where(found.corrects | alone | np.isnan(said).any(axis=1), np.nan, found.labels).astype(np.float32)
         self.progressive.add(said, fresh, [one.ts for one in ours], [one.scene for one in ours])
+        self.drift.add(said, fresh, now_ms)
+        self.calibration.add(said, fresh)
         rows = np.flatnonzero(~np.isnan(found.labels).all(axis=1))
         if not len(rows):
             return
@@ -80,11 +87,18 @@ class Learners:
             p = np.zeros(found.labels.shape, dtype=np.float32)
             p[rows] = self.online.predict(batch)
             correction_weights(found, p, rates)
-        labels, weights = found.labels[rows], found.weights[rows]
-        self.online.learn(batch, labels, weights, now_ms, version)
+        labels, weights, corrects = found.labels[rows], found.weights[rows], found.corrects[rows]
+        sound = self.online.learn(batch, labels, weights, now_ms, version)
+        if not sound.all():
+            self.counters.refused += int((~sound).sum())
+            self.refused_at_ms = now_ms
+            if not sound.any():
+                return
+            batch, labels, weights = batch.take(np.flatnonzero(sound)), labels[sound], weights[sound]
+            corrects = corrects[sound]
         for other in self._baselines:
             other.learn(batch, labels, weights)
-        self._count(labels, found.corrects)
+        self._count(labels, corrects)
 
     def forget_user(self, user: str, now_ms: int, version: int) -> None:
         """Removes the rows of a user's id; they become tombstones."""
@@ -100,6 +114,8 @@ class Learners:
             baselines={other.name: other.state() for other in self._baselines},
             validation=self.progressive.state(),
             predictions=list(self.predictions.items()),
+            drift=self.drift.state(),
+            calibration=self.calibration.state(),
         )
 
     def restore(self, state: TrainerState, counters: Counters) -> None:
@@ -109,6 +125,8 @@ class Learners:
                 other.restore(state.baselines[other.name])
         self.progressive.restore(state.validation)
         self.predictions.restore(state.predictions)
+        self.drift.restore(state.drift)
+        self.calibration.restore(state.calibration)
         self.counters = counters
 
     # --- inner -----------------------------------------------------------------------------------------------------

@@ -12,7 +12,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from online_learning.calibration import CalibrationState
 from online_learning.checkpoint.checkpoint import Checkpoint
+from online_learning.drift import WatchState
 from online_learning.predictions import Remembered
 from online_learning.progressive import ProgressiveState
 from online_learning.updates.position import LogPosition
@@ -24,7 +26,8 @@ _STATE: Final = "state/"
 class Counters(msgspec.Struct):
     """What was done since the start of the log, exactly once as the offsets count it.
 
-    `examples`: examples read per partition, whether learned or not; `labels`: labels learned per task.
+    `examples`: examples read per partition, whether learned or not; `labels`: labels learned per task;
+    `refused`: examples that were not learned because their gradients were not finite.
     """
 
     examples: dict[int, int] = {}
@@ -33,6 +36,7 @@ class Counters(msgspec.Struct):
     late_predictions: int = 0
     impressions: int = 0
     labels: dict[str, int] = {}
+    refused: int = 0
 
 
 class CheckpointMeta(msgspec.Struct, frozen=True):
@@ -51,6 +55,8 @@ class TrainerState(msgspec.Struct, frozen=True):
     baselines: dict[str, bytes]
     validation: ProgressiveState
     predictions: list[tuple[str, Remembered]]
+    drift: list[WatchState] = []
+    calibration: CalibrationState = CalibrationState()
 
 
 def dense_arrays(parameters: Mapping[str, NDArray[np.float32]], state: TrainerState) -> dict[str, NDArray[Any]]:

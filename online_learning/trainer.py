@@ -17,6 +17,7 @@ from online_learning.catalogue import Catalogue
 from online_learning.inputs import Input, Positions
 from online_learning.keeper import Keeper
 from online_learning.learners import Learners
+from online_learning.reporting import drift_metrics, drift_text, health_values, metrics
 from online_learning.settings import LearningSettings
 from online_learning.updates.publisher import Publisher
 from streams import kafka
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 # Impressions predicted at once: small enough that examples do not wait behind them, large enough to be efficient.
 _IMPRESSIONS: Final = 32
 _REPORT_INTERVAL_S: Final = 0.5
+_METRICS_INTERVAL_S: Final = 5.0
 _STOP_TIMEOUT_S: Final = 10.0
 
 
@@ -73,7 +75,7 @@ class Trainer:
             kept.position, self._learners.online.table, self._examples.positions[EXAMPLES.name]
         )
         now = time.monotonic()
-        self._sparse_due = self._dense_due = self._report_due = now
+        self._sparse_due = self._dense_due = self._report_due = self._metrics_due = now
         self._checkpoint_due = now + settings.trainer.checkpoint_interval_s
         self._dense_changed = True
         self._learned_something = False
@@ -97,6 +99,8 @@ class Trainer:
     def finish(self) -> None:
         """Keeps and publishes the last state, so that a restart has nothing to repeat."""
         self._send_validations(everything=True)
+        self._send_alarms()
+        self._send_metrics()
         self._publisher.flush(_STOP_TIMEOUT_S)
         self._publisher.publish_sparse(self._learners.online.table, self._learned_offsets())
         self._publisher.publish_dense(self._learners.online.dense_parameters())
@@ -173,6 +177,10 @@ class Trainer:
             self._dense_changed = False
             self._dense_due = now + self._settings.trainer.dense_interval_ms / 1e3
         self._send_validations(everything=False)
+        self._send_alarms()
+        if now >= self._metrics_due:
+            self._metrics_due = now + _METRICS_INTERVAL_S
+            self._send_metrics()
         if now >= self._report_due:
             self._report_due = now + _REPORT_INTERVAL_S
             self._report()
@@ -194,6 +202,17 @@ class Trainer:
         for window in windows:
             self._producer.send(METRICS, window, "trainer")
 
+    def _send_alarms(self) -> None:
+        alarms = self._learners.drift.take_begun()
+        for alarm in alarms:
+            logger.warning("drift: %s", drift_text(alarm))
+        for metric in drift_metrics(alarms):
+            self._producer.send(METRICS, metric, "trainer")
+
+    def _send_metrics(self) -> None:
+        for metric in metrics(self._learners, self._settings, _now_ms()):
+            self._producer.send(METRICS, metric, "trainer")
+
     def _report(self) -> None:
         counters, (items, users) = self._learners.counters, self._catalogue.sizes
         self._health.report(
@@ -212,6 +231,7 @@ class Trainer:
             checkpoint=self._keeper.number,
             ack_ms=round(self._publisher.last_ack_ms, 2),
             **{name: round(value, 5) for name, value in self._learners.progressive.figures().items()},
+            **health_values(self._learners, _now_ms()),
         )
 
     def _learned_offsets(self) -> dict[int, int]:

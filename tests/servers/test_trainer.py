@@ -15,7 +15,7 @@ from online_learning.state import dense_parameters, log_position, meta_of
 from online_learning.updates.log_writer import Fenced
 from streams import kafka
 from streams.admin import admin, ensure_topics
-from streams.records import FrameKind, Validation
+from streams.records import FrameKind, Metric, Validation
 from streams.settings import KafkaSettings
 from streams.topics import CATALOGUE, DEAD_LETTERS, EXAMPLES, METRICS, UPDATES, USERS, Topic
 from tests.stacks import RunningStack, wait_until
@@ -69,6 +69,15 @@ def test_it_learns_publishes_validates_and_keeps(settings: KafkaSettings, produc
     }
     for learner in ("online", "river", "popularity"):
         assert sum(one.n for (who, _, _), one in windows.items() if who == learner) == sent
+
+    said = [one for one in everything(settings, METRICS) if isinstance(one, Metric)]
+    assert {(one.labels["task"], one.labels["learner"]) for one in said if one.name == "calibration"} == {
+        ("click", learner) for learner in ("online", "river", "popularity")
+    }
+    sizes = {"gradient_norm", "step_norm", "embedding_norm_mean", "embedding_norm_p99"}
+    assert {one.name for one in said if one.value > 0} >= {*sizes, "learning_rate"}
+    assert {*sizes, "calibration_click_online", "alarm", "drift_click"} <= values.keys()
+    assert values["refused"] == values["refused_steps"] == 0
 
     checkpoint = CheckpointStore(tmp_path).load_newest()
     assert checkpoint is not None

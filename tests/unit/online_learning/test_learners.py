@@ -178,6 +178,8 @@ def test_a_restored_trainer_goes_on_bit_for_bit():
     for name, value in whole.online.dense_parameters().items():
         np.testing.assert_array_equal(second.online.dense_parameters()[name], value)
     assert second.progressive.figures() == whole.progressive.figures()
+    assert second.calibration.ratios() == whole.calibration.ratios() != {}
+    assert second.drift.state() == whole.drift.state()
     assert second.counters == whole.counters
 
 

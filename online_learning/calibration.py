@@ -1,0 +1,62 @@
+"""Calibration: does what is predicted happen as often as predicted?"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+HALF_LIFE: Final = 5_000
+"""Predictions after which one counts half: recent enough to show a change, and 2.5% noise at a rate of 10%."""
+
+
+class CalibrationState(msgspec.Struct, frozen=True):
+    """Decayed sums per task: predictions per learner, and positives."""
+
+    predicted: dict[str, dict[str, float]] = {}
+    positives: dict[str, float] = {}
+
+
+class Calibration:
+    """Mean prediction over observed rate of every learner L on every task T, over about the last `HALF_LIFE`."""
+
+    def __init__(self, learners: Sequence[str], tasks: Sequence[str]) -> None:
+        self._learners, self._tasks = tuple(learners), tuple(tasks)
+        self._predicted = np.zeros((len(learners), len(tasks)))
+        self._positives = np.zeros(len(tasks))
+
+    def add(self, probabilities: NDArray[np.float32], labels: NDArray[np.float32]) -> None:
+        """Counts predictions f32 [B, L, T] against labels f32 [B, T] (NaN: not now)."""
+        known = ~np.isnan(labels)
+        decay = 0.5 ** (known.sum(axis=0) / HALF_LIFE)
+        said = np.where(known[:, None], probabilities, 0.0).sum(axis=0, dtype=np.float64)
+        self._predicted = self._predicted * decay + said
+        self._positives = self._positives * decay + (known & (labels >= 0.5)).sum(axis=0)
+
+    def ratios(self) -> dict[tuple[str, str], float]:
+        """Mean prediction over observed rate by (learner, task), 1 is calibrated; without positives there is none."""
+        return {
+            (learner, task): float(self._predicted[number, t] / self._positives[t])
+            for t, task in enumerate(self._tasks)
+            for number, learner in enumerate(self._learners)
+            if self._positives[t] > 0
+        }
+
+    def state(self) -> CalibrationState:
+        """The state to keep."""
+        return CalibrationState(
+            predicted={
+                task: dict(zip(self._learners, self._predicted[:, t].tolist(), strict=True))
+                for t, task in enumerate(self._tasks)
+            },
+            positives=dict(zip(self._tasks, self._positives.tolist(), strict=True)),
+        )
+
+    def restore(self, state: CalibrationState) -> None:
+        """Takes over a kept state; a task whose learners are not all in it begins anew."""
+        for t, task in enumerate(self._tasks):
+            sums = state.predicted.get(task, {})
+            if all(learner in sums for learner in self._learners):
+                self._predicted[:, t] = [sums[learner] for learner in self._learners]
+                self._positives[t] = state.positives.get(task, 0.0)

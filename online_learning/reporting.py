@@ -1,0 +1,77 @@
+"""What a trainer says of its learning: figures for its health, figures for the metrics topic, and alarms in words."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from online_learning.drift import Alarm
+from online_learning.learners import Learners
+from online_learning.settings import LearningSettings
+from streams.health import Value
+from streams.records import Metric
+
+_PROCESS: Final = "trainer"
+# So long is said that examples were refused, after the last one.
+_REFUSED_MS: Final = 60_000
+
+
+def health_values(learners: Learners, now_ms: int) -> dict[str, Value]:
+    """`alarm` (what is wrong now, in words, or ""), `drift_TASK` (ms at which the online learner's newest drift began,
+    0 for never), `calibration_TASK_LEARNER`, `refused`, `refused_steps` and the sizes of `LearningHealth`."""
+    values: dict[str, Value] = {"alarm": alarm_text(learners, now_ms), "refused": learners.counters.refused}
+    values["refused_steps"] = learners.online.health.refused_steps
+    for task in learners.tasks:
+        values[f"drift_{task}"] = learners.drift.last_ms(learners.online.name, task)
+    for (learner, task), ratio in learners.calibration.ratios().items():
+        values[f"calibration_{task}_{learner}"] = round(ratio, 4)
+    return values | {name: round(value, 5) for name, value in learners.online.health.figures().items()}
+
+
+def alarm_text(learners: Learners, now_ms: int) -> str:
+    """What needs a person's eye: drifts of the online learner that stand, and examples refused of late; else ""."""
+    standing = learners.drift.standing()
+    others = {task: [one.learner for one in standing if one.task == task] for task in learners.tasks}
+    words = [
+        drift_text(one, [name for name in others[one.task] if name != one.learner])
+        for one in standing
+        if one.learner == learners.online.name
+    ]
+    if learners.refused_at_ms and now_ms - learners.refused_at_ms < _REFUSED_MS:
+        words.append(f"{learners.counters.refused} examples were refused: their gradients are not finite")
+    return "; ".join(words)
+
+
+def drift_text(alarm: Alarm, others: Sequence[str] = ()) -> str:
+    """An alarm in words; `others` drift at the same time, which tells a change of the world from one of the model."""
+    also = f" (of {' and '.join(others)} too)" if others else ""
+    return (
+        f"{alarm.task}: the log loss of {alarm.learner} went up from {alarm.before:.3f} to {alarm.after:.3f} nats{also}"
+    )
+
+
+def drift_metrics(alarms: Sequence[Alarm]) -> list[Metric]:
+    """One `drift` per alarm that began, with the labels task and learner; the value is the rise of the log loss."""
+    return [
+        Metric(
+            process=_PROCESS,
+            name="drift",
+            ts=one.at_ms,
+            value=one.after - one.before,
+            labels={"task": one.task, "learner": one.learner},
+        )
+        for one in alarms
+    ]
+
+
+def metrics(learners: Learners, settings: LearningSettings, now_ms: int) -> list[Metric]:
+    """`calibration` per task and learner; `learning_rate` of rows and network; `refused_share` of what was to be
+    learned since the start of the log; the sizes of `LearningHealth`."""
+    found = [
+        Metric(process=_PROCESS, name="calibration", ts=now_ms, value=ratio, labels={"task": task, "learner": learner})
+        for (learner, task), ratio in learners.calibration.ratios().items()
+    ]
+    for part, rate in (("rows", settings.sparse_learning_rate), ("network", settings.model.dense_learning_rate)):
+        found.append(Metric(process=_PROCESS, name="learning_rate", ts=now_ms, value=rate, labels={"part": part}))
+    counters = learners.counters
+    share = counters.refused / max(counters.learned + counters.refused, 1)
+    figures = {"refused_share": share, **learners.online.health.figures()}
+    return found + [Metric(process=_PROCESS, name=name, ts=now_ms, value=value) for name, value in figures.items()]

@@ -1,0 +1,97 @@
+"""Drift: an error that goes up raises one alarm, one that stays or goes down none, and a restart changes nothing."""
+
+import msgspec
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from online_learning.drift import QUIET_EXAMPLES, Alarm, Drift, WatchState
+
+BATCH = 64
+# Within so many examples an error that is half as large again is noticed, at a rate of 10% (measured: 850 at most).
+NOTICED = 1_500
+
+
+def stream(seed: int, n: int, rate: float = 0.1) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Predictions f32 [n, 1, 1] around `rate`, and labels f32 [n, 1] drawn by them."""
+    random = np.random.default_rng(seed)
+    p = 1 / (1 + np.exp(-(np.log(rate / (1 - rate)) + random.normal(0, 0.7, n))))
+    return p.astype(np.float32)[:, None, None], (random.random(n) < p).astype(np.float32)[:, None]
+
+
+def watch(drift: Drift, said: NDArray[np.float32], labels: NDArray[np.float32], first: int = 0) -> list[Alarm]:
+    """The alarms, dated by the examples seen before and within their batch."""
+    for start in range(0, len(said), BATCH):
+        drift.add(said[start : start + BATCH], labels[start : start + BATCH], first + min(start + BATCH, len(said)))
+    return drift.take_begun()
+
+
+def one() -> Drift:
+    return Drift(["online"], ["click"])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_error_that_goes_up_raises_one_alarm_soon_and_it_ends_when_nothing_follows(seed: int):
+    drift = one()
+    said, labels = stream(seed, 10_000)
+    assert watch(drift, said, labels) == []
+    # The world answers more than twice as often as the learner believes, and goes on so.
+    _, labels = stream(seed + 100, 14_000, rate=0.25)
+    said = np.full((14_000, 1, 1), 0.1, dtype=np.float32)
+    (alarm,) = watch(drift, said[:4_000], labels[:4_000], 10_000)
+    assert 10_000 < alarm.at_ms <= 10_000 + NOTICED
+    assert (alarm.learner, alarm.task) == ("online", "click")
+    assert alarm.after > alarm.before
+    assert drift.standing() == [alarm]
+    assert drift.last_ms("online", "click") == alarm.at_ms
+    assert len(said) >= NOTICED + QUIET_EXAMPLES
+    assert watch(drift, said[4_000:], labels[4_000:], 14_000) == []
+    assert drift.standing() == []
+    assert drift.last_ms("online", "click") == alarm.at_ms
+
+
+def test_an_error_that_stays_raises_no_alarm():
+    """20 streams of 10,000; the measured rate is below one in 800,000 examples."""
+    assert [alarm for seed in range(20) for alarm in watch(one(), *stream(seed, 10_000))] == []
+
+
+def test_learning_raises_no_alarm_and_ends_one():
+    drift = one()
+    said, labels = stream(0, 5_000, rate=0.3)
+    poor = np.full_like(said, 0.9)
+    assert watch(drift, said, labels) == []
+    (alarm,) = watch(drift, poor[:1_000], labels[:1_000])
+    assert drift.standing() == [alarm]
+    assert watch(drift, said, labels) == []
+    assert drift.standing() == []
+
+
+def test_each_learner_and_task_has_its_own_alarm_and_unknown_labels_count_nowhere():
+    drift = Drift(["online", "river"], ["click", "rating"])
+    said, labels = stream(3, 6_000)
+    both = np.repeat(np.repeat(said, 2, axis=1), 2, axis=2)
+    both[3_000:, 1, 0] = 0.9
+    known = np.concatenate([labels, np.full_like(labels, np.nan)], axis=1)
+    (alarm,) = watch(drift, both, known)
+    assert (alarm.learner, alarm.task) == ("river", "click")
+
+
+@pytest.mark.parametrize("cut", [1, 5_000, 10_300, 10_800, 11_500])
+def test_a_restored_watch_goes_on_as_if_nothing_had_been(cut: int):
+    said, labels = stream(1, 14_000)
+    said[10_000:] = 0.8
+    whole, first, second = one(), one(), one()
+    expected = watch(whole, said, labels)
+    assert len(expected) == 1
+    found = []
+    for start in range(0, len(said), BATCH):
+        drift = first if start < cut else second
+        if drift is second and start - BATCH < cut:
+            kept = msgspec.msgpack.encode(first.state())
+            assert kept == msgspec.msgpack.encode(first.state())
+            second.restore(msgspec.msgpack.decode(kept, type=list[WatchState]))
+        drift.add(said[start : start + BATCH], labels[start : start + BATCH], min(start + BATCH, len(said)))
+        found += drift.take_begun()
+    assert found == expected
+    assert second.standing() == whole.standing()
+    assert msgspec.msgpack.encode(second.state()) == msgspec.msgpack.encode(whole.state())
