@@ -24,6 +24,11 @@ def read_all(settings: KafkaSettings, topic: Topic) -> dict[int, list[Any]]:
     return with_value
 
 
+def read_list(settings: KafkaSettings, topic: Topic) -> list[Any]:
+    """Every committed record of a topic, decoded, one partition after the other."""
+    return [record for records in read_all(settings, topic).values() for record in records]
+
+
 def end_sum(settings: KafkaSettings, topic: Topic) -> int:
     """The sum of a topic's end offsets: it grows as long as anything is written."""
     reader = consumer(settings, client_id="test-ends")
@@ -35,7 +40,7 @@ def end_sum(settings: KafkaSettings, topic: Topic) -> int:
 
 def joined_and_expected(settings: StreamsSettings) -> tuple[list[Expected], list[Expected]]:
     """The examples on the topic, and those that the logs of impressions and actions should have given; both sorted."""
-    got = sorted(observed(one) for records in read_all(settings.kafka, EXAMPLES).values() for one in records)
+    got = sorted(map(observed, read_list(settings.kafka, EXAMPLES)))
     impressions, actions = read_all(settings.kafka, IMPRESSIONS), read_all(settings.kafka, ACTIONS)
     return got, expected_examples(impressions, actions, settings)
 

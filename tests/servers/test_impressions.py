@@ -6,11 +6,10 @@ import signal
 import pytest
 
 from serving.impressions import ImpressionLog
-from streams import kafka as clients
 from streams.records import Impression, Shown
-from streams.settings import KafkaSettings
 from streams.topics import IMPRESSIONS
 from tests.stacks import RunningStack, wait_until
+from tests.stream_logs import read_list
 
 pytestmark = pytest.mark.servers
 
@@ -18,17 +17,6 @@ pytestmark = pytest.mark.servers
 def impression(number: int) -> Impression:
     items = [Shown(f"i{k}", k, 0.5, 0.9, "popular", False) for k in range(10)]
     return Impression(v=1, request_id=f"r{number}", ts=1_000 + number, user=f"u{number % 7}", items=items)
-
-
-def read(settings: KafkaSettings) -> list[Impression]:
-    reader = clients.consumer(settings)
-    partitions = clients.assign(reader, [IMPRESSIONS.name])
-    ends = reader.end_offsets(partitions)
-    found: list[Impression] = []
-    while any(reader.position(p) < ends[p] for p in partitions):
-        found += [IMPRESSIONS.codec.decode(r.value) for batch in reader.poll(500).values() for r in batch]
-    reader.close()
-    return found
 
 
 def test_every_impression_arrives_once_across_a_broker_that_was_killed(fresh_kafka: RunningStack) -> None:
@@ -43,4 +31,6 @@ def test_every_impression_arrives_once_across_a_broker_that_was_killed(fresh_kaf
     after = log.close(timeout_s=60)
     assert (after.taken, after.acknowledged, after.dropped) == (1_000, 1_000, 0)
     fresh_kafka.wait_up()
-    assert sorted(read(settings), key=lambda i: i.ts) == [impression(number) for number in range(1_000)]
+    assert sorted(read_list(settings, IMPRESSIONS), key=lambda i: i.ts) == [
+        impression(number) for number in range(1_000)
+    ]

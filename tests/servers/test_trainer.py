@@ -17,8 +17,9 @@ from streams import kafka
 from streams.admin import admin, ensure_topics
 from streams.records import FrameKind, Metric, Validation
 from streams.settings import KafkaSettings
-from streams.topics import CATALOGUE, DEAD_LETTERS, EXAMPLES, METRICS, UPDATES, USERS, Topic
+from streams.topics import CATALOGUE, DEAD_LETTERS, EXAMPLES, METRICS, UPDATES, USERS
 from tests.stacks import RunningStack, wait_until
+from tests.stream_logs import read_list
 from tests.trainers import SLOTS, TASKS, learning_settings, send_items, send_requests, trainer_in_thread
 
 pytestmark = pytest.mark.servers
@@ -42,17 +43,6 @@ def producer(settings: KafkaSettings) -> Iterator[kafka.Producer]:
         yield one
 
 
-def everything(settings: KafkaSettings, topic: Topic) -> list[object]:
-    reader = kafka.consumer(settings)
-    partitions = kafka.assign(reader, [topic.name])
-    ends, records = reader.end_offsets(partitions), []
-    while any(reader.position(p) < ends[p] for p in partitions):
-        for found in reader.poll(200).values():
-            records += [topic.codec.decode(record.value) for record in found]
-    reader.close()
-    return records
-
-
 def test_it_learns_publishes_validates_and_keeps(settings: KafkaSettings, producer: kafka.Producer, tmp_path: Path):
     learning = learning_settings(settings, tmp_path)
     with trainer_in_thread(learning) as health:
@@ -65,12 +55,12 @@ def test_it_learns_publishes_validates_and_keeps(settings: KafkaSettings, produc
     assert {f"auc_click_{learner}" for learner in ("online", "river", "popularity")} <= values.keys()
 
     windows = {
-        (one.learner, one.task, one.window): one for one in everything(settings, METRICS) if isinstance(one, Validation)
+        (one.learner, one.task, one.window): one for one in read_list(settings, METRICS) if isinstance(one, Validation)
     }
     for learner in ("online", "river", "popularity"):
         assert sum(one.n for (who, _, _), one in windows.items() if who == learner) == sent
 
-    said = [one for one in everything(settings, METRICS) if isinstance(one, Metric)]
+    said = [one for one in read_list(settings, METRICS) if isinstance(one, Metric)]
     assert {(one.labels["task"], one.labels["learner"]) for one in said if one.name == "calibration"} == {
         ("click", learner) for learner in ("online", "river", "popularity")
     }
@@ -84,7 +74,7 @@ def test_it_learns_publishes_validates_and_keeps(settings: KafkaSettings, produc
     meta = meta_of(checkpoint)
     assert sum(meta.counters.examples.values()) == sent
     new_scorer(learning.model, len(TASKS)).load(dense_parameters(checkpoint))
-    frames = everything(settings, UPDATES)
+    frames = read_list(settings, UPDATES)
     learned = max((frame.sequence, frame.learned) for frame in frames if frame.kind is FrameKind.SPARSE)[1]
     assert learned == checkpoint.offsets[EXAMPLES.name]
     assert log_position(checkpoint).of("sparse/0").sequence == max(
@@ -116,7 +106,7 @@ def test_an_example_that_cannot_be_read_becomes_a_dead_letter_and_nothing_stops(
         sent = send_requests(producer, 0, 20)
         wait_until(lambda: health.values["learned"] == sent, 60, "the good are learned")
         wait_until(lambda: health.values["unreadable"] >= 16, 60, "the bad are counted")
-    letters = everything(settings, DEAD_LETTERS)
+    letters = read_list(settings, DEAD_LETTERS)
     # Of the other topics the worker tells: it reads them too.
     assert [letter.topic for letter in letters] == ["examples"] * 4
     assert all(letter.reason and letter.detail and letter.value is not None for letter in letters)
@@ -131,7 +121,7 @@ def test_an_erased_user_is_gone_from_the_update_log_too(
         rows = health.values["rows"]
         producer.send(USERS, None, "u7")
         wait_until(lambda: health.values["rows"] == rows - 1, 60, "the user's row is gone")
-    assert sum(len(frame.tombstones) for frame in everything(settings, UPDATES)) == 8
+    assert sum(len(frame.tombstones) for frame in read_list(settings, UPDATES)) == 8
 
 
 def test_another_models_checkpoint_is_refused_in_words(

@@ -14,11 +14,11 @@ import pytest
 from infra.local import triton
 from infra.local.launch import NotReady
 from serving.client import Recommender, Refused, Unavailable
-from streams import kafka
 from streams.records import Impression
 from streams.topics import IMPRESSIONS
 from tests.serving_world import World, items
 from tests.stacks import RunningStack, running_stack, wait_until
+from tests.stream_logs import read_list
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
 
@@ -71,14 +71,7 @@ def regions(stack: RunningStack) -> set[str]:
 
 def impressions(stack: RunningStack) -> list[Impression]:
     """All impressions that Kafka has."""
-    reader = kafka.consumer(stack.settings.kafka)
-    partitions = kafka.assign(reader, [IMPRESSIONS.name])
-    ends = reader.end_offsets(partitions)
-    found: list[Impression] = []
-    while any(reader.position(p) < ends[p] for p in partitions):
-        found += [IMPRESSIONS.codec.decode(r.value) for batch in reader.poll(500).values() for r in batch]
-    reader.close()
-    return found
+    return read_list(stack.settings.kafka, IMPRESSIONS)
 
 
 def test_the_python_client_gets_items_with_what_they_were_computed_from(client: Recommender) -> None:
