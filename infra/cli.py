@@ -16,6 +16,7 @@ from infra.console import Config, StateDir, actual, out, print_json, reported
 from infra.demo.command import demo
 from infra.inputs import probe, replay, simulate
 from infra.settings import Settings, SettingsError
+from infra.studies import experiment
 
 app = typer.Typer(
     name="freshet",
@@ -227,6 +228,7 @@ app.command()(replay)
 app.command()(simulate)
 app.command()(probe)
 app.command()(ab)
+app.command()(experiment)
 app.command()(demo)
 
 

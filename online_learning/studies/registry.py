@@ -1,0 +1,23 @@
+"""The studies by name.
+
+A study's module is imported when it is asked for, and must not import torch itself but where it measures: a list of
+the studies comes at once.
+"""
+
+import importlib
+from typing import Final
+
+from online_learning.studies.study import Study, StudyError
+
+STUDIES: Final[dict[str, str]] = {}
+"""Name -> `module:class`."""
+
+
+def find(name: str) -> Study:
+    """The study of that name; raises StudyError where there is none."""
+    if name not in STUDIES:
+        raise StudyError(f"{name!r} is unknown: must be one of {', '.join(sorted(STUDIES))}")
+    module, _, cls = STUDIES[name].partition(":")
+    study = getattr(importlib.import_module(module), cls)()
+    assert isinstance(study, Study)
+    return study
