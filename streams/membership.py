@@ -8,6 +8,7 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaError
 
 from streams import topics
+from streams.failpoints import hit
 from streams.kafka import backoff
 from streams.settings import StreamsSettings
 from streams.stages import StageName
@@ -115,7 +116,9 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
         news = {tp: offset for tp, offset in self._noted.items() if tp in mine and self._committed.get(tp) != offset}
         if news:
             try:
+                hit("worker.offsets-committing")
                 await consumer.commit(news)
+                hit("worker.offsets-committed")
                 self._committed |= news
             except KafkaError as error:
                 # Only what others see of the lag is old for a second.

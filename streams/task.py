@@ -21,6 +21,7 @@ import msgspec
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
 
+from streams.failpoints import hit
 from streams.inputs import Idleness, Inputs, Upstream, reader
 from streams.kafka import MAX_REQUEST_BYTES, backoff
 from streams.outbox import Entry, Outbox
@@ -109,6 +110,7 @@ class Task:
         try:
             # Fencing first: what the owner before had open is aborted now, so the changelog's end is its end.
             await asyncio.wait_for(producer.start(), _ANSWER_S)
+            hit("worker.fenced")
             entries = await self._restore()
             positions = msgspec.msgpack.decode(entries.pop(_META, b"\x80"), type=Positions)
             self.stage = STAGES[self._stage_name](self._settings, self._partition)
@@ -116,6 +118,7 @@ class Task:
                 self.stage.restore(entries)
             except (msgspec.DecodeError, ValueError) as error:
                 raise StateUnreadable(f"{self._changelog.topic}-{self._partition}: {error}") from error
+            hit("worker.restored")
             await inputs.start(positions)
             self.restored.set()
             await self._loop(self.stage, inputs, producer, positions)
@@ -155,22 +158,29 @@ class Task:
                 positions[topic] = records[-1].offset + 1
             # Where nothing came in or goes out only a clock moved, and it can be moved again.
             if batch or out:
+                hit("worker.processed")
                 await asyncio.wait_for(self._commit(producer, out, changes, positions), _ANSWER_S)
             self._noted({tp: await inputs.position(tp) for tp in self._inputs})
+            if batch or out:
+                hit("worker.offsets-noted")
 
     async def _commit(self, producer: AIOKafkaProducer, out: Outbox, changes: Changes, positions: Positions) -> None:
         for key, value in changes.items():
             out.bytes(self._changelog.topic, value, key, self._partition)
         out.bytes(self._changelog.topic, msgspec.msgpack.encode(positions), _META, self._partition)
         await producer.begin_transaction()
+        hit("worker.transaction-begun")
         acknowledged = []
         for topic, partition, entries in out:
             acknowledged += await _send(producer, topic, partition, entries)
+            hit("worker.topic-sent")
         # All of them, also after a failure: one that nobody awaited would be reported as lost.
         for result in await asyncio.gather(*acknowledged, return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
+        hit("worker.batch-sent")
         await producer.commit_transaction()
+        hit("worker.batch-committed")
 
 
 async def _send(producer: AIOKafkaProducer, topic: str, partition: int, entries: list[Entry]) -> list[Any]:

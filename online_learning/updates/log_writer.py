@@ -20,6 +20,7 @@ from kafka.errors import (
 )
 
 from online_learning.updates.position import StreamPosition, position_of, stream_of
+from streams.failpoints import hit
 from streams.kafka import DELIVERY_TIMEOUT_MS, MAX_REQUEST_BYTES, connection, retry
 from streams.records import Frame
 from streams.settings import KafkaSettings
@@ -146,9 +147,11 @@ class LogWriter:
     def _append(self, encoded: list[tuple[bytes, bytes]]) -> dict[int, int]:
         while True:
             self._raw.begin_transaction()
+            hit("trainer.transaction-begun")
             try:
                 sent = [self._raw.send(UPDATES.name, key=key, value=value) for key, value in encoded]
                 written = [future.get() for future in sent]
+                hit("trainer.frames-sent")
             except (ProducerFencedError, InvalidProducerEpochError):
                 raise
             except RetriableError:
@@ -157,6 +160,7 @@ class LogWriter:
                 self._raw.abort_transaction()
                 continue
             self._raw.commit_transaction()
+            hit("trainer.frames-committed")
             offsets: dict[int, int] = {}
             for record in written:
                 offsets[record.partition] = max(record.offset + 1, offsets.get(record.partition, 0))

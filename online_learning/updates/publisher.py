@@ -18,6 +18,7 @@ from online_learning.updates.frames import RowEncoding, Rows, dense_frame, epoch
 from online_learning.updates.log_writer import Acknowledged, LogWriter, PublishFailed
 from online_learning.updates.position import DENSE, TABLE, LogPosition, StreamPosition, stream_of
 from online_learning.updates.repair import frames_behind
+from streams.failpoints import hit
 from streams.records import Frame
 from streams.settings import KafkaSettings
 
@@ -107,11 +108,14 @@ class Publisher:
         the log no longer reaches back to the checkpoint, PublishFailed after `timeout_s`.
         """
         self._writer.fence(timeout_s)
+        hit("trainer.fenced")
         behind = frames_behind(self._settings, restored, self._sparse, timeout_s)
+        hit("trainer.repair-read")
         self._epoch = max(restored.epoch, behind.newest_epoch) + 1
         self._sequence = {self._sparse: 0, self._dense: 0}
         self._learned, self._partly = dict(learned), dict(partly or learned)
         table.republish(behind.keys, pack_version(self._epoch, 1))
+        hit("trainer.repair-touched")
         created_at = self._now_ms()
         frames: list[Frame] = []
         for name in (self._table, DENSE):
@@ -181,6 +185,7 @@ class Publisher:
             learned=self._learned,
         )
         self._dense_in_flight = self._writer.submit([frame])
+        hit("trainer.dense-sent")
         return True
 
     def poll(self) -> None:
@@ -221,6 +226,7 @@ class Publisher:
     def _send_sparse(self, frames: list[Frame], table: Table, keys: NDArray[np.uint64]) -> None:
         # Changes from here on carry a version above this one, and so stay touched.
         version = pack_version(self._epoch, self._sequence[self._sparse])
+        hit("trainer.frames-made")
         self._in_flight = (self._writer.submit(frames), table, keys, version)
 
     def _note(self, done: Acknowledged) -> None:
@@ -229,7 +235,9 @@ class Publisher:
         self.last_ack_ms = done.took_ms
         if self._in_flight is not None and self._in_flight[0] == done.batch:
             _, table, keys, version = self._in_flight
+            hit("trainer.keys-forgetting")
             table.confirm(keys, version)
+            hit("trainer.keys-forgotten")
             self._in_flight = None
         if self._dense_in_flight == done.batch:
             self._dense_in_flight = 0

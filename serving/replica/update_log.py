@@ -3,13 +3,13 @@
 import logging
 import time
 from collections import deque
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from online_learning.checkpoint.checkpoint import Checkpoint, CheckpointError
+from online_learning.checkpoint.storage import storage_at
 from online_learning.checkpoint.store import CheckpointStore
 from online_learning.state import dense_parameters, log_position
 from online_learning.updates.frames import rows_of, tensors_of
@@ -18,6 +18,7 @@ from online_learning.updates.sequence import FrameOrder, Gap, Verdict
 from serving.shared.dense_bundle import DenseWriter
 from serving.shared.head import HeadWriter, Lineage
 from serving.shared.shared_table import SharedTableWriter
+from streams.failpoints import hit
 from streams.records import Frame, FrameKind
 from streams.topics import EXAMPLES
 
@@ -36,7 +37,7 @@ class UpdateLog:
     theirs. After a Gap, `begin` again: readers go on with the table that they have.
     """
 
-    def __init__(self, head: HeadWriter, checkpoints: Path | None, width: int) -> None:
+    def __init__(self, head: HeadWriter, checkpoints: str, width: int) -> None:
         self._head, self._checkpoints, self._width = head, checkpoints, width
         self._dense = DenseWriter(head)
         self._order = FrameOrder()
@@ -66,6 +67,7 @@ class UpdateLog:
             self.table = SharedTableWriter(self._head, self._width)
             self._order, self._lineage = FrameOrder(), Lineage()
             return LogPosition()
+        hit("replica.checkpoint-loaded")
         position = log_position(checkpoint)
         arrays = checkpoint.tables[TABLE].arrays
         values = np.asarray(arrays["values"], np.float32)
@@ -75,6 +77,7 @@ class UpdateLog:
         self.table = SharedTableWriter(self._head, self._width, rows=len(values))
         spaces = (np.asarray(arrays["marks"], np.uint64) & _SPACE_MASK).astype(np.uint16)
         self.table.apply(np.asarray(arrays["keys"], np.uint64), spaces, values)
+        hit("replica.table-filled")
         self._order = FrameOrder(position)
         at = position.of(stream_of(TABLE, 0))
         learned = checkpoint.offsets.get(EXAMPLES.name, {})
@@ -88,8 +91,11 @@ class UpdateLog:
         """Makes the table what readers see."""
         # In this order no reader is ever told more than the rows hold, also where the new history is the shorter one.
         self._head.write_lineage(Lineage())
+        hit("replica.lineage-cleared")
         self.table.publish()
+        hit("replica.table-published")
         self._head.write_lineage(self._lineage)
+        hit("replica.lineage-published")
         self._serving = True
 
     def apply(self, frame: Frame) -> Keys:
@@ -109,12 +115,16 @@ class UpdateLog:
             if frame.dim != self.table.width and len(rows.keys):
                 raise Gap(f"rows have {frame.dim} columns, the table has {self.table.width}: another model")
             self.table.remove(rows.tombstones)
+            hit("replica.rows-removed")
+            hit("replica.row-odd", lambda: self.table.tear(rows.keys))
             self.table.apply(rows.keys, rows.spaces, rows.values)
+            hit("replica.rows-applied")
             changed = np.concatenate([rows.keys, rows.tombstones])
         now_ms = time.time_ns() // 1_000_000
         self._lineage = Lineage(frame.epoch, frame.sequence, frame.learned, frame.created_at, now_ms)
         if self._serving:
             self._head.write_lineage(self._lineage)
+            hit("replica.frame-told")
             self._latencies.append(now_ms - frame.created_at)
         return changed
 
@@ -126,9 +136,10 @@ class UpdateLog:
         return float(p50), float(p99)
 
     def _load(self) -> Checkpoint | None:
-        if self._checkpoints is None or not self._checkpoints.is_dir():
-            return None
         try:
+            # Without a trainer so far there is no folder, and it is the trainer's to make.
+            if not self._checkpoints or not storage_at(self._checkpoints).exists():
+                return None
             return CheckpointStore(self._checkpoints).load_newest()
         except OSError as error:
             raise CheckpointError(f"{self._checkpoints}: {error}") from error

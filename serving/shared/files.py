@@ -14,6 +14,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from streams.failpoints import hit
+
 Words = NDArray[np.uint64]
 
 PAGE_BYTES: Final = 4096
@@ -126,7 +128,9 @@ def write_whole(path: Path, data: bytes) -> None:
         if error.errno == errno.ENOSPC:
             raise SharedMemoryFull(f"{path.parent}: no room for {len(data)} bytes of {path.name}") from error
         raise
+    hit("replica.file-written")
     temporary.rename(path)
+    hit("replica.file-renamed")
 
 
 def generation_path(folder: Path, name: str, generation: int) -> Path:

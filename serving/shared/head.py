@@ -10,6 +10,7 @@ from numba import njit
 
 from serving.shared import seqlock
 from serving.shared.files import PAGE_BYTES, NewFile, Words, drop_others, generation_path, map_read
+from streams.failpoints import hit
 
 HEAD = "head"
 _MAGIC: Final = 0x6672_6573_6865_7401
@@ -118,6 +119,7 @@ class HeadWriter:
         """Makes the generation at `next_path` current and removes the others; returns it."""
         generation = int(self._words[file]) + 1
         seqlock.store(self._words, int(file), generation)
+        hit("replica.head-advanced")
         # A reader that had read the older number finds no file, and reads the number again.
         drop_others(self.folder, file.stem, generation)
         return generation
@@ -130,6 +132,10 @@ class HeadWriter:
         values[:_LEARNED] = lineage.epoch, lineage.sequence, lineage.created_at, lineage.applied_at
         values[_LEARNED] = len(lineage.learned)
         values[_LEARNED + 1 :] = [word for pair in sorted(lineage.learned.items()) for word in pair]
+        hit(
+            "replica.lineage-odd",
+            lambda: seqlock.store(self._words, _LINEAGE_LOCK, int(self._words[_LINEAGE_LOCK]) | 1),
+        )
         _write_block(self._words, _LINEAGE_LOCK, _LINEAGE, values)
 
 

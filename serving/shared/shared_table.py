@@ -15,6 +15,7 @@ from online_learning.table.digest import Encoding, digest_rows
 from serving.shared import table_kernels as kernels
 from serving.shared.files import PAGE_BYTES, NewFile, Words, map_read, wait_for_writer
 from serving.shared.head import File, HeadReader, HeadWriter, Lineage
+from streams.failpoints import hit
 
 Keys = NDArray[np.uint64]
 Rows = NDArray[np.float32]
@@ -100,10 +101,17 @@ class SharedTableWriter:
         plain = _owned(keys, np.uint64)
         return int(kernels.remove(view.index, view.mask, view.rows, view.stride, self._state, self._free, plain))
 
+    def tear(self, keys: Keys) -> None:
+        """Leaves the first of these rows u64 [n] that is there half written, as a writer does that dies in it: for
+        failpoints, since a kernel cannot be interrupted from outside."""
+        view = self._views
+        kernels.tear(view.index, view.mask, view.rows, view.floats, view.stride, self.width, _owned(keys, np.uint64))
+
     def publish(self) -> None:
         """Makes the table that was begun here the one that readers see."""
         if not self._published:
             self._file.publish()
+            hit("replica.table-renamed")
             self._head.advance(File.TABLE)
             self._published = True
 
@@ -143,6 +151,7 @@ class SharedTableWriter:
                 view.index, view.mask, view.rows, view.floats, view.stride, self._state, self._free,
                 keys, spaces, values,
             )  # fmt: skip
+        hit("replica.table-grown")
         self._published = False
         if seen:
             self.publish()

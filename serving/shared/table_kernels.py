@@ -105,6 +105,19 @@ def _write_row(rows, floats, stride, row, key, space, values, i):  # type: ignor
 
 
 @njit(cache=True)
+def tear(index, mask, rows, floats, stride, width, keys):  # type: ignore[no-untyped-def]
+    """Leaves the first of the rows that is there odd, with half of its columns overwritten."""
+    for i in range(keys.shape[0]):
+        place, there = _slot(index, mask, keys[i])
+        if there and keys[i] != np.uint64(0):
+            base = (np.int64(index[place + 1]) - 1) * stride
+            seqlock.write_begin(rows, base)
+            for column in range(width // 2):
+                floats[2 * (base + ROW_HEADER) + column] = np.float32(1e30)
+            return
+
+
+@njit(cache=True)
 def upsert(index, mask, rows, floats, stride, state, free, keys, spaces, values):  # type: ignore[no-untyped-def]
     """Writes rows; there must be room for all. A new key is published last, when its row is whole."""
     for i in range(keys.shape[0]):

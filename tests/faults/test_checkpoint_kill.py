@@ -15,32 +15,30 @@ from tests.unit.online_learning.checkpoint.test_store import SETTINGS, Trainer
 pytestmark = pytest.mark.faults
 
 STEPS = (
-    "write table sparse",
-    "write dense",
-    "write manifest",
-    "write manifest checksum",
-    "fsync folder",
-    "rename",
-    "fsync parent",
-    "prune",
+    "trainer.checkpoint-folder-made",
+    "trainer.checkpoint-table-written",
+    "trainer.checkpoint-dense-written",
+    "trainer.checkpoint-manifest-written",
+    "trainer.checkpoint-checksum-written",
+    "trainer.checkpoint-folder-synced",
+    "trainer.checkpoint-renamed",
+    "trainer.checkpoint-saved",
+    "trainer.checkpoint-pruned",
 )
 # After the rename the checkpoint can be read, whether or not the parent's fsync came to pass.
-VISIBLE = ("fsync parent", "prune")
+VISIBLE = ("trainer.checkpoint-renamed", "trainer.checkpoint-saved", "trainer.checkpoint-pruned")
 
 CHILD = """
-import os, signal, sys
+import sys
 from pathlib import Path
+from streams import failpoints
 from tests.unit.online_learning.checkpoint.test_store import Trainer
 
 trainer = Trainer(Path(sys.argv[1]), keep=2, max_increments=3)
 for _ in range(int(sys.argv[2])):
     trainer.learn_and_save()
 
-def die(step):
-    if step == sys.argv[3]:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-trainer.store._failpoint = die
+failpoints.arm(failpoints.parse(sys.argv[3]))
 trainer.learn_and_save()
 """
 

@@ -1,0 +1,144 @@
+"""Places at which a process can be made to die, or to find the disk full: for `freshet chaos` and the tests.
+
+`hit(name)` stands between two steps that must survive being torn apart. It costs a comparison, unless the process was
+started with that place armed (`python -m infra.process NAME --failpoint PLACE:COUNT`): then the COUNT-th hit is its
+end, by SIGKILL, without any cleaning up.
+"""
+
+import enum
+import errno
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from msgspec import Struct
+
+# What has just been done (or is about to be) where each place stands; the first word is the process.
+CATALOGUE: Final[dict[str, str]] = {
+    "trainer.restored": "the checkpoint is restored, the log still has its old writer",
+    "trainer.fenced": "older writers of the log are fenced, nothing of theirs is repaired",
+    "trainer.repair-read": "the frames behind the checkpoint are read",
+    "trainer.repair-touched": "their keys wait to be published again",
+    "trainer.epoch-begun": "the new epoch and the repaired rows are acknowledged",
+    "trainer.learned": "a batch is learned, nothing of it is sent",
+    "trainer.erased": "a user's rows are removed, their tombstones are not sent",
+    "trainer.frames-made": "frames have their sequence numbers and are not sent",
+    "trainer.transaction-begun": "the transaction of a batch of frames is open and empty",
+    "trainer.frames-sent": "frames are acknowledged and not committed",
+    "trainer.frames-committed": "frames are visible, the publisher has not noted it",
+    "trainer.keys-forgetting": "the acknowledgement is noted, its keys are still touched",
+    "trainer.keys-forgotten": "the acknowledged keys are no longer touched",
+    "trainer.dense-sent": "a dense bundle is handed to the log's writer",
+    "trainer.checkpoint-snapped": "a snapshot is taken, nothing of it is on disk",
+    "trainer.checkpoint-folder-made": "the hidden folder of a checkpoint is made",
+    "trainer.checkpoint-table-written": "the rows of a checkpoint are on disk",
+    "trainer.checkpoint-dense-written": "the dense arrays of a checkpoint are on disk",
+    "trainer.checkpoint-manifest-written": "the manifest is on disk, its checksum is not",
+    "trainer.checkpoint-checksum-written": "the manifest's checksum is on disk",
+    "trainer.checkpoint-folder-synced": "all of the hidden folder is durable",
+    "trainer.checkpoint-renamed": "the checkpoint has its name, which is not durable",
+    "trainer.checkpoint-saved": "the checkpoint is durable, older ones are not pruned",
+    "trainer.checkpoint-hidden": "a checkpoint that nobody needs is renamed, not removed",
+    "trainer.checkpoint-pruned": "older checkpoints are pruned",
+    "trainer.cutting": "the topics are about to be cut behind the oldest checkpoint",
+    "trainer.cut": "the topics are cut behind the oldest checkpoint",
+    "replica.checkpoint-loaded": "the checkpoint is in memory, nothing of it in the new table",
+    "replica.table-filled": "the new table holds the checkpoint's rows, its dense bundle is not swapped",
+    "replica.lineage-cleared": "readers are told nothing, the new table has no name",
+    "replica.table-renamed": "the new table has its name, readers use the old one",
+    "replica.table-published": "readers use the new table, they are told nothing of what it holds",
+    "replica.lineage-published": "readers are told what the new table holds",
+    "replica.rows-removed": "a frame's tombstones are applied, its rows are not",
+    "replica.row-odd": "one row of a frame is half written, its sequence is odd",
+    "replica.rows-applied": "a frame's rows are applied, readers are not told",
+    "replica.lineage-odd": "the lineage is half written, its sequence is odd",
+    "replica.frame-told": "readers are told of a frame",
+    "replica.table-grown": "the larger table holds all rows, readers use the smaller",
+    "replica.file-written": "a small file is written under its temporary name",
+    "replica.file-renamed": "a small file has its name, the head names the one before",
+    "replica.head-advanced": "the head names a new file, the old one is not removed",
+    "worker.fenced": "a task has fenced the owner before, its state is not restored",
+    "worker.restored": "a task has its state, it does not read yet",
+    "worker.processed": "a batch is processed in memory, nothing of it is sent",
+    "worker.transaction-begun": "the transaction of a batch is open and empty",
+    "worker.topic-sent": "one of the topics of a batch is handed to the producer",
+    "worker.batch-sent": "outputs, changelog and positions are acknowledged and not committed",
+    "worker.batch-committed": "a batch is visible, its offsets are not noted",
+    "worker.offsets-noted": "the offsets of a batch are noted, not committed for others to see",
+    "worker.offsets-committing": "the group's offsets are about to be committed",
+    "worker.offsets-committed": "the group's offsets are committed",
+}
+
+
+class Action(enum.StrEnum):
+    """What an armed place does: the process dies by SIGKILL, or the place raises ENOSPC and the process goes on."""
+
+    KILL = "kill"
+    NO_SPACE = "no-space"
+
+
+class Arm(Struct, frozen=True):
+    """A place, armed: `action` happens at its `count`-th hit."""
+
+    name: str
+    count: int = 1
+    action: Action = Action.KILL
+
+    def __post_init__(self) -> None:
+        if self.name not in CATALOGUE:
+            raise ValueError(f"there is no failpoint {self.name!r}: see `freshet chaos --list`")
+        if self.count < 1:
+            raise ValueError(f"`count` == {self.count}, must be >= 1")
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.count}:{self.action.value}"
+
+
+def parse(text: str) -> Arm:
+    """NAME, NAME:COUNT or NAME:COUNT:ACTION. Raises ValueError."""
+    name, _, rest = text.partition(":")
+    count, _, action = rest.partition(":")
+    return Arm(name, int(count or 1), Action(action or Action.KILL))
+
+
+class _Armed:
+    def __init__(self, arm: Arm, at_death: Callable[[], None]) -> None:
+        self._arm, self._at_death, self._hits = arm, at_death, 0
+        self._lock = threading.Lock()
+
+    def hit(self, name: str, tear: Callable[[], object] | None) -> None:
+        if name != self._arm.name:
+            return
+        # Several threads pass here; the others wait for the end where one of them has met it.
+        with self._lock:
+            self._hits += 1
+            if self._hits != self._arm.count:
+                return
+            self._at_death()
+            if self._arm.action is Action.NO_SPACE:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+            if tear is not None:
+                tear()
+            os.kill(os.getpid(), signal.SIGKILL)
+            signal.pause()  # the signal ends this thread too, a moment later
+
+
+# The process's own: set once, before anything runs that could hit.
+_armed: _Armed | None = None
+
+
+def hit(name: str, tear: Callable[[], object] | None = None) -> None:
+    """Passes the place `name` of the catalogue; where it is armed and due, does not return (or raises ENOSPC).
+
+    `tear` is called just before the death: it leaves half-done what cannot be interrupted from here.
+    """
+    if _armed is not None:
+        _armed.hit(name, tear)
+
+
+def arm(armed: Arm | None, at_death: Callable[[], None] = lambda: None) -> None:
+    """Arms one place of this process (None: none any more); `at_death` is called when it is due, before anything."""
+    global _armed
+    _armed = None if armed is None else _Armed(armed, at_death)
