@@ -30,16 +30,20 @@ class StackError(Exception):
 def start(settings: Settings, names: Iterable[str], config: Path | None, owner: int | None, show: Show) -> StackStatus:
     """Starts a supervisor in the background and waits until everything answers.
 
-    Where one runs already, only waits. On failure (or an interrupt) the stack is stopped. Raises StackError.
+    Where one runs already, has it start again what was fenced, and waits. On failure (or an interrupt) the stack that
+    was started is stopped. Raises StackError.
     """
     state = State(settings.state)
     state.create()
     deadline_s = time.monotonic() + settings.local.start_timeout_s
     supervisor = None
+    asked_ms = time.time_ns() // 1_000_000
     try:
-        if running(state) is None:
+        if (there := running(state)) is not None:
+            send(there.supervisor, signal.SIGUSR1)
+        else:
             supervisor = _spawn(settings, state, names, config, owner)
-        return _wait_up(state, supervisor, deadline_s, show)
+        return _wait_up(state, supervisor, deadline_s, show, asked_ms)
     except BaseException:
         # A stack that somebody else started is not ours to stop.
         if supervisor is not None:
@@ -66,7 +70,9 @@ def _spawn(
         )
 
 
-def _wait_up(state: State, supervisor: subprocess.Popen[bytes] | None, deadline_s: float, show: Show) -> StackStatus:
+def _wait_up(
+    state: State, supervisor: subprocess.Popen[bytes] | None, deadline_s: float, show: Show, asked_ms: int
+) -> StackStatus:
     while True:
         status = running(state)
         show(status)
@@ -80,6 +86,8 @@ def _wait_up(state: State, supervisor: subprocess.Popen[bytes] | None, deadline_
             for process in status.processes:
                 if process.hopeless:
                     raise StackError(process.reason)
+                if process.state == "fenced" and process.since_ms >= asked_ms:
+                    raise StackError(f"{process.name} was {process.reason}")
                 if process.restarts >= _HOPELESS and not process.version:
                     raise StackError(f"{process.name} {process.reason}\n{_words(state, process.name)}")
         if time.monotonic() > deadline_s:

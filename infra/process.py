@@ -1,4 +1,7 @@
-"""Runs one of our own processes: `python -m infra.process worker|features|trainer|replica|sink --settings FILE`."""
+"""Runs one of our own processes: `python -m infra.process worker|features|trainer|replica|sink --settings FILE`.
+
+`--failpoint PLACE:COUNT[:ACTION]` has this one life end (or find the disk full) at a place of `streams.failpoints`.
+"""
 
 import argparse
 import logging
@@ -12,9 +15,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from infra.local.launch import SUPERSEDED
 from infra.local.state import State
 from infra.settings import Settings, SettingsError, read_resolved
+from streams import failpoints
 from streams.health import Health
+from streams.takeover import Superseded
 
 # What each process runs, as `run(settings, stop, health)`, and the part of the settings that is its own.
 _ENTRIES: dict[str, tuple[str, Callable[[Settings], Any]]] = {
@@ -81,10 +87,14 @@ def configure_logging(level: str) -> None:
 
 
 def main() -> int:
-    """Runs the named process until SIGTERM or SIGINT; the exit code is 0 after an ordered stop."""
+    """Runs the named process until SIGTERM or SIGINT.
+
+    The exit code is 0 after an ordered stop, 4 where another process has taken its place for good.
+    """
     parser = argparse.ArgumentParser(prog="python -m infra.process", description=__doc__)
     parser.add_argument("name", choices=tuple(_ENTRIES))
     parser.add_argument("--settings", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--failpoint", type=failpoints.parse, metavar="PLACE:COUNT[:ACTION]")
     arguments = parser.parse_args()
     stop = threading.Event()
     # Before the imports, which take seconds: a stop in between must not be lost.
@@ -97,13 +107,20 @@ def main() -> int:
         return 2
     configure_logging(settings.local.log_level)
     log = logging.getLogger(arguments.name)
+    state = State(settings.state)
+    if arguments.failpoint is not None:
+        log.warning("armed: %s", arguments.failpoint)
+        failpoints.arm(arguments.failpoint, lambda: state.write_struck(arguments.name, str(arguments.failpoint)))
     module, own = _ENTRIES[arguments.name]
     run = import_module(module).run
     if stop.is_set():
         return 0
     log.info("starting")
     try:
-        run(own(settings), stop, Health(State(settings.state).health(arguments.name)))
+        run(own(settings), stop, Health(state.health(arguments.name)))
+    except Superseded as error:
+        log.error("%s", error)
+        return SUPERSEDED
     except Exception:
         log.exception("failed")
         return 1

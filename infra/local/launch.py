@@ -2,8 +2,12 @@
 
 import signal
 from pathlib import Path
+from typing import Final
 
 import msgspec
+
+SUPERSEDED: Final = 4
+"""The exit code of a process whose place another has taken: it is not started again unless somebody asks for it."""
 
 
 class NotReady(Exception):

@@ -12,7 +12,7 @@ from infra.local import logs
 from infra.local.backoff import Backoff
 from infra.local.ending import kill_session, send
 from infra.local.identity import Identity, alive, identify
-from infra.local.launch import Broken, NotReady
+from infra.local.launch import SUPERSEDED, Broken, NotReady
 from infra.local.ports import PortBook
 from infra.local.service import Ports, Service
 from infra.local.state import MARK, ProcessStatus, Record, State
@@ -28,7 +28,10 @@ _LAST_WORD = 300
 
 
 class Managed:
-    """States: waiting -> starting -> up, and from both of these restarting -> starting; in the end down."""
+    """States: waiting -> starting -> up, and from both of these restarting -> starting; in the end down.
+
+    A process that ends because another has taken its place is fenced: only `revive` has it start again.
+    """
 
     def __init__(self, service: Service, state: State, backoff: Backoff, executor: Executor, log_max_bytes: int):
         self.service = service
@@ -89,7 +92,10 @@ class Managed:
                 self._start(now_s, ports)
         elif self.state in ("starting", "up"):
             if self._process is not None and (code := self._process.poll()) is not None:
-                self._crashed(now_s, _ended(code, self._last_word()), ports)
+                if code == SUPERSEDED:
+                    self._fenced()
+                else:
+                    self._crashed(now_s, _ended(code, self._last_word()), ports)
             else:
                 self._look(now_s, ports)
 
@@ -197,6 +203,17 @@ class Managed:
         self._next_s = now_s + wait_s
         log.warning("%s %s; starting it again in %.1f s", self.name, reason, wait_s)
         self._enter("restarting")
+
+    def _fenced(self) -> None:
+        self._clear()
+        self.reason = self._last_word().rsplit(f" {self.name}: ", 1)[-1]
+        log.warning("%s is %s; it is not started again by itself", self.name, self.reason)
+        self._enter("fenced")
+
+    def revive(self) -> None:
+        """Lets a fenced process start again: somebody has decided that it is the one."""
+        if self.state == "fenced":
+            self._enter("waiting")
 
     def _last_word(self) -> str:
         """The end of the log's last line: of a traceback, the exception."""

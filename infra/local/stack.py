@@ -151,8 +151,10 @@ class Stack:
             env[f"{library}_NUM_THREADS"] = threads
         env["NUMBA_CACHE_DIR"] = str(self.settings.cache / "numba")
         env["PYTHONUNBUFFERED"] = "1"
-        argv = (sys.executable, "-m", "infra.process", name, "--settings", str(self.state.resolved))
-        return Launch(name=name, argv=argv, env=env, cwd=self.state.folder, stop_grace_s=15.0)
+        argv = [sys.executable, "-m", "infra.process", name, "--settings", str(self.state.resolved)]
+        if failpoint := self.state.take_armed(name):
+            argv += ["--failpoint", failpoint]
+        return Launch(name=name, argv=tuple(argv), env=env, cwd=self.state.folder, stop_grace_s=15.0)
 
     def _own_probe(self, name: str, pid: int | None) -> str:
         report = read_health(self.state.health(name))

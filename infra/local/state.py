@@ -1,6 +1,7 @@
 """The state folder of a local stack: which file in it means what."""
 
 import fcntl
+import os
 import shutil
 from pathlib import Path
 from typing import TextIO, TypeVar
@@ -26,9 +27,9 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How the supervisor sees one process.
 
-    `state`: waiting (for `reason`), starting, up, restarting (after `reason`), stopping or down. `outside`: nothing is
-    started for it. `since_ms` is when this state began; `restarts` counts since `up`. `hopeless`: only other settings
-    can help.
+    `state`: waiting (for `reason`), starting, up, restarting (after `reason`), fenced (by whom says `reason`; it stays
+    so until somebody runs `freshet up`), stopping or down. `outside`: nothing is started for it. `since_ms` is when
+    this state began; `restarts` counts since `up`. `hopeless`: only other settings can help.
     """
 
     name: str
@@ -100,6 +101,38 @@ class State:
     def health(self, name: str) -> Path:
         """The health file of one of our own processes."""
         return self.folder / "health" / f"{name}.json"
+
+    def arm(self, name: str, failpoint: str) -> None:
+        """Has the next life of one of our own processes, and no later one, run with this failpoint armed."""
+        self._armed(name).parent.mkdir(exist_ok=True)
+        self._armed(name).write_text(failpoint)
+
+    def armed(self, name: str) -> bool:
+        """Whether a failpoint waits for the next life of the process."""
+        return self._armed(name).exists()
+
+    def take_armed(self, name: str) -> str | None:
+        """The failpoint for the life that begins now, once."""
+        try:
+            failpoint = self._armed(name).read_text()
+            self._armed(name).unlink()
+        except FileNotFoundError:
+            return None
+        return failpoint
+
+    def write_struck(self, name: str, failpoint: str) -> None:
+        """Notes that an armed failpoint strikes, in the process that it strikes."""
+        write_json(self._struck(name), (os.getpid(), failpoint))
+
+    def struck(self, name: str) -> tuple[int, str] | None:
+        """The process id and the failpoint that struck a process of that name last."""
+        return read_json(self._struck(name), tuple[int, str])
+
+    def _armed(self, name: str) -> Path:
+        return self.folder / "failpoints" / f"{name}.armed"
+
+    def _struck(self, name: str) -> Path:
+        return self.folder / "failpoints" / f"{name}.struck"
 
     def write_record(self, record: Record) -> None:
         """Keeps the record until `remove_record`; two processes of one name need not coexist."""

@@ -55,6 +55,7 @@ class Supervisor:
         self._rng = rng or random.Random()
         self._stop = threading.Event()
         self._hurry = threading.Event()
+        self._revive = threading.Event()
         self._managed: list[Managed] = []
         self._started_ms = time.time_ns() // 1_000_000
         self._status_s = 0.0
@@ -67,8 +68,13 @@ class Supervisor:
             self._hurry.set()
         self._stop.set()
 
+    def revive(self) -> None:
+        """Starts again what was fenced."""
+        self._revive.set()
+
     def install_signal_handlers(self) -> None:
-        """SIGTERM and SIGINT stop the stack. Only in the main thread."""
+        """SIGTERM and SIGINT stop the stack, SIGUSR1 starts again what was fenced. Only in the main thread."""
+        signal.signal(signal.SIGUSR1, lambda _number, _frame: self.revive())
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda _number, _frame: self.stop())
 
@@ -112,6 +118,10 @@ class Supervisor:
     def _tick(self, ports: PortBook, now_s: float) -> None:
         up = {managed.name for managed in self._managed if managed.state == "up"}
         names = {managed.name for managed in self._managed}
+        if self._revive.is_set():
+            self._revive.clear()
+            for managed in self._managed:
+                managed.revive()
         for managed in self._managed:
             needs = [need for need in managed.service.needs if need in names and need not in up]
             if managed.state == "waiting":
@@ -122,7 +132,8 @@ class Supervisor:
                 ports.replace(managed.service.ports)
                 self._settle(ports)
         # Of what the steps just found: the states before them may be out of date.
-        phase = "up" if all(managed.state == "up" for managed in self._managed) else "starting"
+        states = {managed.state for managed in self._managed}
+        phase = "up" if states <= {"up"} else "fenced" if "fenced" in states else "starting"
         self._write_status(ports.numbers, now_s, phase)
         if now_s - self._logs_s >= _LOGS_S:
             self._logs_s = now_s

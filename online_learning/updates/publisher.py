@@ -59,6 +59,7 @@ class Publisher:
         self._learned: dict[int, int] = {}
         self._partly: dict[int, int] = {}
         self._in_flight: tuple[int, Table, NDArray[np.uint64], int] | None = None
+        self.begun_at = 0
         self._dense_in_flight = 0
         self.last_ack_ms = 0.0
 
@@ -66,6 +67,11 @@ class Publisher:
     def epoch(self) -> int:
         """The epoch that `begin_epoch` took, 0 before."""
         return self._epoch
+
+    @property
+    def stream(self) -> str:
+        """The stream of sparse frames that this publisher writes."""
+        return self._sparse
 
     @property
     def version(self) -> int:
@@ -116,7 +122,7 @@ class Publisher:
         self._learned, self._partly = dict(learned), dict(partly or learned)
         table.republish(behind.keys, pack_version(self._epoch, 1))
         hit("trainer.repair-touched")
-        created_at = self._now_ms()
+        created_at = self.begun_at = self._now_ms()
         frames: list[Frame] = []
         for name in (self._table, DENSE):
             at = restored.of(stream_of(name, self._shard))

@@ -33,6 +33,9 @@ def leave(*_):
 signal.signal(signal.SIGTERM, signal.SIG_IGN if how == "stubborn" else leave)
 with open("order", "a") as file:
     file.write(f"+{name}\\n")
+if how == "superseded" and not pathlib.Path("wanted").exists():
+    print(f"ERROR {name}: fenced by epoch 2: another has taken over", flush=True)
+    sys.exit(4)
 if how == "broken":
     print("failed | Traceback | ValueError: no such arm", flush=True)
     sys.exit(7)
@@ -130,6 +133,22 @@ def test_services_start_after_what_they_need_and_stop_before_it(tmp_path: Path) 
     assert all(is_free(port) for port in ports.values())
     assert run.state.records() == []
     assert {run.process(name).state for name in "abc"} == {"down"}
+
+
+def test_a_process_whose_place_another_took_stays_away_until_somebody_asks_for_it(tmp_path: Path) -> None:
+    with supervised(tmp_path, server(tmp_path, "a", how="superseded"), server(tmp_path, "b")) as run:
+        run.wait("b", "up")
+        fenced = run.wait("a", "fenced")
+        assert fenced.reason == "fenced by epoch 2: another has taken over"
+        # Long enough for a crash to have been followed by another start.
+        run.supervisor.revive()
+        wait_until(lambda: order(tmp_path).count("+a") == 2, 20, "it was started once more, by the word alone")
+        run.wait("a", "fenced")
+        assert run.process("a").restarts == 0
+        (tmp_path / "wanted").touch()
+        run.supervisor.revive()
+        run.wait("a", "up")
+    assert order(tmp_path).count("+a") == 3
 
 
 def test_a_killed_process_is_started_again_on_its_port_and_counted(tmp_path: Path) -> None:
