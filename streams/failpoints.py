@@ -15,60 +15,81 @@ from typing import Final
 
 from msgspec import Struct
 
-# What has just been done (or is about to be) where each place stands; the first word is the process.
-CATALOGUE: Final[dict[str, str]] = {
-    "trainer.restored": "the checkpoint is restored, the log still has its old writer",
-    "trainer.fenced": "older writers of the log are fenced, nothing of theirs is repaired",
-    "trainer.repair-read": "the frames behind the checkpoint are read",
-    "trainer.repair-touched": "their keys wait to be published again",
-    "trainer.epoch-begun": "the new epoch and the repaired rows are acknowledged",
-    "trainer.learned": "a batch is learned, nothing of it is sent",
-    "trainer.erased": "a user's rows are removed, their tombstones are not sent",
-    "trainer.frames-made": "frames have their sequence numbers and are not sent",
-    "trainer.transaction-begun": "the transaction of a batch of frames is open and empty",
-    "trainer.frames-sent": "frames are acknowledged and not committed",
-    "trainer.frames-committed": "frames are visible, the publisher has not noted it",
-    "trainer.keys-forgetting": "the acknowledgement is noted, its keys are still touched",
-    "trainer.keys-forgotten": "the acknowledged keys are no longer touched",
-    "trainer.dense-sent": "a dense bundle is handed to the log's writer",
-    "trainer.checkpoint-snapped": "a snapshot is taken, nothing of it is on disk",
-    "trainer.checkpoint-folder-made": "the hidden folder of a checkpoint is made",
-    "trainer.checkpoint-table-written": "the rows of a checkpoint are on disk",
-    "trainer.checkpoint-dense-written": "the dense arrays of a checkpoint are on disk",
-    "trainer.checkpoint-manifest-written": "the manifest is on disk, its checksum is not",
-    "trainer.checkpoint-checksum-written": "the manifest's checksum is on disk",
-    "trainer.checkpoint-folder-synced": "all of the hidden folder is durable",
-    "trainer.checkpoint-renamed": "the checkpoint has its name, which is not durable",
-    "trainer.checkpoint-saved": "the checkpoint is durable, older ones are not pruned",
-    "trainer.checkpoint-hidden": "a checkpoint that nobody needs is renamed, not removed",
-    "trainer.checkpoint-pruned": "older checkpoints are pruned",
-    "trainer.cutting": "the topics are about to be cut behind the oldest checkpoint",
-    "trainer.cut": "the topics are cut behind the oldest checkpoint",
-    "replica.checkpoint-loaded": "the checkpoint is in memory, nothing of it in the new table",
-    "replica.table-filled": "the new table holds the checkpoint's rows, its dense bundle is not swapped",
-    "replica.lineage-cleared": "readers are told nothing, the new table has no name",
-    "replica.table-renamed": "the new table has its name, readers use the old one",
-    "replica.table-published": "readers use the new table, they are told nothing of what it holds",
-    "replica.lineage-published": "readers are told what the new table holds",
-    "replica.rows-removed": "a frame's tombstones are applied, its rows are not",
-    "replica.row-odd": "one row of a frame is half written, its sequence is odd",
-    "replica.rows-applied": "a frame's rows are applied, readers are not told",
-    "replica.lineage-odd": "the lineage is half written, its sequence is odd",
-    "replica.frame-told": "readers are told of a frame",
-    "replica.table-grown": "the larger table holds all rows, readers use the smaller",
-    "replica.file-written": "a small file is written under its temporary name",
-    "replica.file-renamed": "a small file has its name, the head names the one before",
-    "replica.head-advanced": "the head names a new file, the old one is not removed",
-    "worker.fenced": "a task has fenced the owner before, its state is not restored",
-    "worker.restored": "a task has its state, it does not read yet",
-    "worker.processed": "a batch is processed in memory, nothing of it is sent",
-    "worker.transaction-begun": "the transaction of a batch is open and empty",
-    "worker.topic-sent": "one of the topics of a batch is handed to the producer",
-    "worker.batch-sent": "outputs, changelog and positions are acknowledged and not committed",
-    "worker.batch-committed": "a batch is visible, its offsets are not noted",
-    "worker.offsets-noted": "the offsets of a batch are noted, not committed for others to see",
-    "worker.offsets-committing": "the group's offsets are about to be committed",
-    "worker.offsets-committed": "the group's offsets are committed",
+
+class Kind(enum.StrEnum):
+    """What kind of step a place stands at."""
+
+    BEGIN = "begin"
+    WRITE = "write"
+    PUBLISH = "publish"
+    ACKNOWLEDGE = "acknowledge"
+    RENAME = "rename"
+    COMMIT = "commit"
+
+
+class Place(Struct, frozen=True):
+    """A place: at which kind of step, and what has just been done (or is about to be) there."""
+
+    kind: Kind
+    what: str
+
+
+# The first word of a name is the process.
+CATALOGUE: Final[dict[str, Place]] = {
+    "trainer.restored": Place(Kind.BEGIN, "the checkpoint is restored, the log still has its old writer"),
+    "trainer.fenced": Place(Kind.BEGIN, "older writers of the log are fenced, nothing of theirs is repaired"),
+    "trainer.repair-read": Place(Kind.BEGIN, "the frames behind the checkpoint are read"),
+    "trainer.repair-touched": Place(Kind.BEGIN, "their keys wait to be published again"),
+    "trainer.epoch-begun": Place(Kind.ACKNOWLEDGE, "the new epoch and the repaired rows are acknowledged"),
+    "trainer.learned": Place(Kind.WRITE, "a batch is learned, nothing of it is sent"),
+    "trainer.erased": Place(Kind.WRITE, "a user's rows are removed, their tombstones are not sent"),
+    "trainer.frames-made": Place(Kind.PUBLISH, "frames have their sequence numbers and are not sent"),
+    "trainer.transaction-begun": Place(Kind.PUBLISH, "the transaction of a batch of frames is open and empty"),
+    "trainer.frames-sent": Place(Kind.PUBLISH, "frames are acknowledged and not committed"),
+    "trainer.frames-committed": Place(Kind.COMMIT, "frames are visible, the publisher has not noted it"),
+    "trainer.keys-forgetting": Place(Kind.ACKNOWLEDGE, "the acknowledgement is noted, its keys are still touched"),
+    "trainer.keys-forgotten": Place(Kind.ACKNOWLEDGE, "the acknowledged keys are no longer touched"),
+    "trainer.dense-sent": Place(Kind.PUBLISH, "a dense bundle is handed to the log's writer"),
+    "trainer.checkpoint-snapped": Place(Kind.WRITE, "a snapshot is taken, nothing of it is on disk"),
+    "trainer.checkpoint-folder-made": Place(Kind.WRITE, "the hidden folder of a checkpoint is made"),
+    "trainer.checkpoint-table-written": Place(Kind.WRITE, "the rows of a checkpoint are on disk"),
+    "trainer.checkpoint-dense-written": Place(Kind.WRITE, "the dense arrays of a checkpoint are on disk"),
+    "trainer.checkpoint-manifest-written": Place(Kind.WRITE, "the manifest is on disk, its checksum is not"),
+    "trainer.checkpoint-checksum-written": Place(Kind.WRITE, "the manifest's checksum is on disk"),
+    "trainer.checkpoint-folder-synced": Place(Kind.WRITE, "all of the hidden folder is durable"),
+    "trainer.checkpoint-renamed": Place(Kind.RENAME, "the checkpoint has its name, which is not durable"),
+    "trainer.checkpoint-saved": Place(Kind.COMMIT, "the checkpoint is durable, older ones are not pruned"),
+    "trainer.checkpoint-hidden": Place(Kind.RENAME, "a checkpoint that nobody needs is renamed, not removed"),
+    "trainer.checkpoint-pruned": Place(Kind.WRITE, "older checkpoints are pruned"),
+    "trainer.cutting": Place(Kind.COMMIT, "the topics are about to be cut behind the oldest checkpoint"),
+    "trainer.cut": Place(Kind.COMMIT, "the topics are cut behind the oldest checkpoint"),
+    "replica.checkpoint-loaded": Place(Kind.BEGIN, "the checkpoint is in memory, nothing of it in the new table"),
+    "replica.table-filled": Place(
+        Kind.BEGIN, "the new table holds the checkpoint's rows, the dense bundle is the old one"
+    ),
+    "replica.lineage-cleared": Place(Kind.BEGIN, "readers are told nothing, the new table has no name"),
+    "replica.table-renamed": Place(Kind.RENAME, "the new table has its name, readers use the old one"),
+    "replica.table-published": Place(Kind.COMMIT, "readers use the new table, they are told nothing of what it holds"),
+    "replica.lineage-published": Place(Kind.COMMIT, "readers are told what the new table holds"),
+    "replica.rows-removed": Place(Kind.WRITE, "a frame's tombstones are applied, its rows are not"),
+    "replica.row-odd": Place(Kind.WRITE, "one row of a frame is half written, its sequence is odd"),
+    "replica.rows-applied": Place(Kind.WRITE, "a frame's rows are applied, readers are not told"),
+    "replica.lineage-odd": Place(Kind.COMMIT, "the lineage is half written, its sequence is odd"),
+    "replica.frame-told": Place(Kind.COMMIT, "readers are told of a frame"),
+    "replica.table-grown": Place(Kind.WRITE, "the larger table holds all rows, readers use the smaller"),
+    "replica.file-written": Place(Kind.WRITE, "a small file is written under its temporary name"),
+    "replica.file-renamed": Place(Kind.RENAME, "a small file has its name, the head names the one before"),
+    "replica.head-advanced": Place(Kind.COMMIT, "the head names a new file, the old one is not removed"),
+    "worker.fenced": Place(Kind.BEGIN, "a task has fenced the owner before, its state is not restored"),
+    "worker.restored": Place(Kind.BEGIN, "a task has its state, it does not read yet"),
+    "worker.processed": Place(Kind.WRITE, "a batch is processed in memory, nothing of it is sent"),
+    "worker.transaction-begun": Place(Kind.PUBLISH, "the transaction of a batch is open and empty"),
+    "worker.topic-sent": Place(Kind.PUBLISH, "one of the topics of a batch is handed to the producer"),
+    "worker.batch-sent": Place(Kind.PUBLISH, "outputs, changelog and positions are acknowledged and not committed"),
+    "worker.batch-committed": Place(Kind.COMMIT, "a batch is visible, its offsets are not noted"),
+    "worker.offsets-noted": Place(Kind.ACKNOWLEDGE, "the offsets of a batch are noted, others do not see them"),
+    "worker.offsets-committing": Place(Kind.COMMIT, "the group's offsets are about to be committed"),
+    "worker.offsets-committed": Place(Kind.COMMIT, "the group's offsets are committed"),
 }
 
 
