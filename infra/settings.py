@@ -170,7 +170,10 @@ def _compose(settings: Settings, folder: Path, state_dir: Path | None) -> Settin
         return str(folder / Path(value).expanduser()) if value else str(default)
 
     learning = settings.learning
-    trainer = replace(learning.trainer, checkpoint_dir=placed(learning.trainer.checkpoint_dir, state / "checkpoints"))
+    kept = learning.trainer.checkpoint_dir
+    # A URL is of a store that all hosts reach.
+    kept = kept if "://" in kept else placed(kept, state / "checkpoints")
+    trainer = replace(learning.trainer, checkpoint_dir=kept)
     return _handed_down(
         replace(
             settings,

@@ -2,12 +2,11 @@
 
 import logging
 import time
-from pathlib import Path
 
 import msgspec
 
 from online_learning.checkpoint.checkpoint import Checkpoint, CheckpointError, Manifest
-from online_learning.checkpoint.store import MANIFEST, CheckpointSettings, CheckpointStore
+from online_learning.checkpoint.store import CheckpointSettings, CheckpointStore
 from online_learning.inputs import Input, Positions
 from online_learning.learner import TABLE
 from online_learning.learners import Learners
@@ -18,6 +17,7 @@ from online_learning.updates.position import LogPosition
 from online_learning.updates.publisher import Publisher
 from streams import kafka
 from streams.admin import cut
+from streams.failpoints import hit
 from streams.topics import EXAMPLES, UPDATES
 
 logger = logging.getLogger(__name__)
@@ -31,11 +31,11 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 class Keeper:
-    """The trainer's checkpoints in one folder."""
+    """The trainer's checkpoints in one place, a path or URL."""
 
-    def __init__(self, settings: LearningSettings, folder: Path) -> None:
+    def __init__(self, settings: LearningSettings, location: str) -> None:
         self._settings = settings
-        self._store = CheckpointStore(folder, CheckpointSettings(keep=settings.trainer.checkpoints_kept))
+        self._store = CheckpointStore(location, CheckpointSettings(keep=settings.trainer.checkpoints_kept))
         self._saved: Positions = {}
         self._force_whole = True
 
@@ -64,7 +64,9 @@ class Keeper:
                 )
         state = trainer_state(checkpoint)
         try:
-            learners.online.restore(checkpoint.tables[TABLE], dense_parameters(checkpoint), state.optimizer)
+            learners.online.restore(
+                checkpoint.tables[TABLE], dense_parameters(checkpoint), state.optimizer, state.towers
+            )
         except (ShapeMismatch, ValueError) as error:
             raise CheckpointError(f"checkpoint {checkpoint.number} is of another model: {error}") from error
         learners.restore(state, meta.counters)
@@ -93,6 +95,7 @@ class Keeper:
                 sequence=position.of(f"{TABLE}/0").sequence,
                 meta=msgspec.json.encode(meta),
             )
+            hit("trainer.checkpoint-snapped")
             if wait:
                 self._store.save(checkpoint)
             else:
@@ -107,7 +110,11 @@ class Keeper:
 
         Examples that are younger than `examples_kept_s` stay for their other readers.
         """
-        oldest = self._oldest()
+        try:
+            oldest = self._store.oldest()
+        except OSError as error:
+            logger.warning("old records were not deleted: %s", error)
+            return
         if oldest is None:
             return
         before = {(UPDATES.name, k): v for k, v in _meta(oldest).position.offsets.items()}
@@ -115,7 +122,9 @@ class Keeper:
             young = examples.offsets_at(time.time() - self._settings.trainer.examples_kept_s)
             for partition, offset in oldest.offsets.get(EXAMPLES.name, {}).items():
                 before[EXAMPLES.name, partition] = min(offset, young.get(partition, offset))
+            hit("trainer.cutting")
             cut(self._settings.kafka, {place: offset for place, offset in before.items() if offset > 0})
+            hit("trainer.cut")
         except kafka.BrokerAway as error:
             logger.warning("old records were not deleted: %s", error)
 
@@ -125,16 +134,6 @@ class Keeper:
             self._store.wait()
         except (CheckpointError, OSError) as error:
             logger.error("checkpoint failed: %s", error)
-
-    def _oldest(self) -> Manifest | None:
-        """The oldest checkpoint that could still be loaded: a fallback, or what increments build on."""
-        for number in self._store.numbers():
-            try:
-                content = (self._store.path / f"{number:012d}" / MANIFEST).read_bytes()
-                return msgspec.json.decode(content, type=Manifest)
-            except (OSError, msgspec.DecodeError):
-                continue
-        return None
 
 
 def _meta(manifest: Manifest) -> CheckpointMeta:

@@ -54,7 +54,8 @@ class FileEntry(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """The folder's table of contents; `parent`: number of the checkpoint it builds on."""
+    """The table of contents; `parent`: number of the checkpoint it builds on; `folder`: where its parts lie in a store
+    without renames."""
 
     format: int
     number: int
@@ -66,6 +67,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     dense: FileEntry
     tables: dict[str, FileEntry]
     snapshots: dict[str, SnapshotMeta]
+    folder: str = ""
 
     @property
     def size_bytes(self) -> int:

@@ -1,7 +1,8 @@
 """Arrays to files and back, with checksums; files and folders to the disk for good."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,42 +40,45 @@ def _bytes_of(array: NDArray[Any]) -> memoryview:
     return memoryview(raw)
 
 
-def write_arrays(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> FileEntry:
-    """Write arrays one behind the other, fsync, and say where each lies. Raises OSError."""
+@contextmanager
+def local_sink(path: Path) -> Iterator[Callable[[memoryview], int]]:
+    """Takes pieces of a file and says how many bytes it took; the file is on the disk for good afterwards."""
+    with path.open("wb", buffering=0) as file:
+        yield file.write
+        os.fsync(file.fileno())
+
+
+def write_arrays(name: str, arrays: Mapping[str, NDArray[np.generic]], write: Callable[[memoryview], int]) -> FileEntry:
+    """Hand arrays one behind the other to `write`, in pieces, and say where each lies. Raises OSError."""
     checksum = xxhash.xxh3_128()
     entries: list[ArrayEntry] = []
     offset = 0
-    with path.open("wb", buffering=0) as file:
 
-        def put(piece: memoryview) -> None:
-            nonlocal offset
-            while piece:
-                written = file.write(piece[:PIECE_BYTES])
-                checksum.update(piece[:written])
-                offset += written
-                piece = piece[written:]
+    def put(piece: memoryview) -> None:
+        nonlocal offset
+        while piece:
+            written = write(piece[:PIECE_BYTES])
+            checksum.update(piece[:written])
+            offset += written
+            piece = piece[written:]
 
-        for name, array in arrays.items():
-            put(memoryview(bytes(-offset % ALIGNMENT)))
-            entries.append(ArrayEntry(name, array.dtype.str, array.shape, offset))
-            if array.nbytes:
-                put(_bytes_of(array))
-        os.fsync(file.fileno())
-    return FileEntry(path.name, offset, checksum.hexdigest(), tuple(entries))
+    for array_name, array in arrays.items():
+        put(memoryview(bytes(-offset % ALIGNMENT)))
+        entries.append(ArrayEntry(array_name, array.dtype.str, array.shape, offset))
+        if array.nbytes:
+            put(_bytes_of(array))
+    return FileEntry(name, offset, checksum.hexdigest(), tuple(entries))
 
 
-def read_arrays(folder: Path, entry: FileEntry) -> dict[str, NDArray[np.generic]]:
-    """The arrays of a file, after its size and checksum have been compared.
+def arrays_in(content: NDArray[np.uint8], entry: FileEntry) -> dict[str, NDArray[np.generic]]:
+    """The arrays of a part's bytes, after their number and checksum have been compared.
 
-    Raises CheckpointError where they differ, OSError where it cannot be read.
+    Raises CheckpointError where they differ.
     """
-    path = folder / entry.name
-    size_bytes = path.stat().st_size
-    if size_bytes != entry.size_bytes:
-        raise CheckpointError(f"{path.name} has {size_bytes} bytes, the manifest says {entry.size_bytes}")
-    content = np.fromfile(path, np.uint8)
+    if len(content) != entry.size_bytes:
+        raise CheckpointError(f"{entry.name} has {len(content)} bytes, the manifest says {entry.size_bytes}")
     if xxhash.xxh3_128_hexdigest(_bytes_of(content)) != entry.xxh3_128:
-        raise CheckpointError(f"{path.name} does not match its checksum")
+        raise CheckpointError(f"{entry.name} does not match its checksum")
     arrays: dict[str, NDArray[np.generic]] = {}
     for array in entry.arrays:
         dtype = np.dtype(array.dtype)

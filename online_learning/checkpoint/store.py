@@ -1,4 +1,4 @@
-"""A folder of checkpoints: saved as one rename, found again by checksum, kept while something builds on them.
+"""Checkpoints by number: saved in one step, found again by checksum, kept while something builds on them.
 
 A save is these steps, in this order; a process that dies between any two leaves the newest checkpoint intact:
   1. write the array files into a hidden folder, fsync each
@@ -7,30 +7,27 @@ A save is these steps, in this order; a process that dies between any two leaves
   4. rename it to its number
   5. fsync the parent: from here on the checkpoint counts
   6. remove checkpoints that are neither among the newest nor built upon
+In a store without renames steps 2 to 5 are one: the manifest is written, one object that names the parts.
 """
 
-import contextlib
 import logging
-import os
-import re
-import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
-import xxhash
+import numpy as np
+from numpy.typing import NDArray
 
-from online_learning.checkpoint.checkpoint import FORMAT, Checkpoint, CheckpointError, Manifest
-from online_learning.checkpoint.files import fsync_folder, read_arrays, write_arrays, write_durably
+from online_learning.checkpoint.checkpoint import FORMAT, Checkpoint, CheckpointError, FileEntry, Manifest
+from online_learning.checkpoint.files import arrays_in
+from online_learning.checkpoint.storage import Draft, storage_at
 from online_learning.table.snapshot import TableSnapshot, merge
+from streams.failpoints import hit
 
 logger = logging.getLogger(__name__)
 
-MANIFEST, MANIFEST_CHECKSUM = "manifest.json", "manifest.xxh3"
 DENSE_FILE = "dense.arrays"
-HIDDEN = ".writing-"
-NAME = re.compile(r"\d{12}")
 
 
 class CheckpointSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,26 +52,17 @@ class Broken(msgspec.Struct, frozen=True):
 
 
 class CheckpointStore:
-    """Checkpoints under `path` (made if absent). One writer; any number of readers.
+    """Checkpoints at `location`, a path or URL (made if absent). One writer; any number of readers."""
 
-    `failpoint` is called with the name of every step before it is done; tests die or raise in it.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        settings: CheckpointSettings | None = None,
-        failpoint: Callable[[str], None] | None = None,
-    ) -> None:
-        self.path = Path(path)
+    def __init__(self, location: str | Path, settings: CheckpointSettings | None = None) -> None:
+        self.storage = storage_at(location)
         self.settings = settings or CheckpointSettings()
         self.broken: list[Broken] = []
-        self._failpoint = failpoint or (lambda step: None)
         self._tip: Manifest | None = None
         self._chain_bytes: list[int] = []
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.storage.create()
 
     def wants_whole(self) -> bool:
         """Whether the next checkpoint must be whole, since there is nothing that an increment could build on.
@@ -87,7 +75,7 @@ class CheckpointStore:
 
     def numbers(self) -> list[int]:
         """Numbers of all checkpoints there, ascending, broken ones too."""
-        return sorted(int(entry.name) for entry in self.path.iterdir() if NAME.fullmatch(entry.name))
+        return self.storage.numbers()
 
     # ---- saving
 
@@ -146,27 +134,22 @@ class CheckpointStore:
                 checkpoint, whole = self._merged_with_chain(tip, checkpoint), True
         # Until this one is durable the table's changes since the tip are in no other place.
         self._tip = None
-        hidden: Path | None = None
+        draft: Draft | None = None
         try:
             number = max([*self.numbers(), 0]) + 1
-            self._remove_hidden()
-            hidden = self.path / f"{HIDDEN}{number}-{os.getpid()}"
-            hidden.mkdir()
-            manifest = self._write(hidden, checkpoint, number, None if whole or tip is None else tip.number)
-            self._failpoint("fsync folder")
-            fsync_folder(hidden)
-            self._failpoint("rename")
-            hidden.rename(self.path / f"{number:012d}")
-            self._failpoint("fsync parent")
-            fsync_folder(self.path)
+            draft = self.storage.draft(number)
+            hit("trainer.checkpoint-folder-made")
+            manifest = self._write(draft, checkpoint, number, None if whole or tip is None else tip.number)
+            draft.commit(msgspec.json.encode(manifest))
+            hit("trainer.checkpoint-saved")
         except OSError as error:
-            if hidden is not None:
-                shutil.rmtree(hidden, ignore_errors=True)
-            raise CheckpointError(f"no checkpoint was saved to {self.path}: {error}") from error
+            if draft is not None:
+                draft.discard()
+            raise CheckpointError(f"no checkpoint was saved to {self.storage.location}: {error}") from error
         self._tip = manifest
         self._chain_bytes = [manifest.size_bytes] if whole else [*self._chain_bytes, manifest.size_bytes]
-        self._failpoint("prune")
         self._prune()
+        hit("trainer.checkpoint-pruned")
         return number
 
     def _chain_is_long(self) -> bool:
@@ -182,14 +165,15 @@ class CheckpointStore:
             raise CheckpointError(f"what the increment builds on is broken: {broken}")
         return _merged(loaded, increment)
 
-    def _write(self, folder: Path, checkpoint: Checkpoint, number: int, parent: int | None) -> Manifest:
+    def _write(self, draft: Draft, checkpoint: Checkpoint, number: int, parent: int | None) -> Manifest:
         tables = {}
         for index, (name, snapshot) in enumerate(sorted(checkpoint.tables.items())):
-            self._failpoint(f"write table {name}")
             # Table names are free text: files are numbered.
-            tables[name] = write_arrays(folder / f"table-{index}.arrays", snapshot.arrays)
-        self._failpoint("write dense")
-        manifest = Manifest(
+            tables[name] = draft.write(f"table-{index}.arrays", snapshot.arrays)
+            hit("trainer.checkpoint-table-written")
+        dense = draft.write(DENSE_FILE, checkpoint.dense)
+        hit("trainer.checkpoint-dense-written")
+        return Manifest(
             format=FORMAT,
             number=number,
             parent=parent,
@@ -197,16 +181,11 @@ class CheckpointStore:
             sequence=checkpoint.sequence,
             offsets=checkpoint.offsets,
             meta=checkpoint.meta,
-            dense=write_arrays(folder / DENSE_FILE, checkpoint.dense),
+            dense=dense,
             tables=tables,
             snapshots={name: snapshot.meta for name, snapshot in checkpoint.tables.items()},
+            folder=draft.folder,
         )
-        self._failpoint("write manifest")
-        content = msgspec.json.encode(manifest)
-        write_durably(folder / MANIFEST, content)
-        self._failpoint("write manifest checksum")
-        write_durably(folder / MANIFEST_CHECKSUM, xxhash.xxh3_128_hexdigest(content).encode())
-        return manifest
 
     def _check_builds_on(self, tip: Manifest | None, checkpoint: Checkpoint) -> None:
         if tip is None:
@@ -218,11 +197,6 @@ class CheckpointStore:
         if set(tip.snapshots) != set(checkpoint.tables):
             raise CheckpointError(f"the increment's tables are not those of checkpoint {tip.number}")
 
-    def _remove_hidden(self) -> None:
-        """What saves that died have left; there is one writer, so none of it is in use."""
-        for entry in self.path.glob(f"{HIDDEN}*"):
-            shutil.rmtree(entry, ignore_errors=True)
-
     def _prune(self) -> None:
         broken = {entry.number for entry in self.broken}
         intact = [number for number in self.numbers() if number not in broken]
@@ -232,11 +206,7 @@ class CheckpointStore:
                 needed.add(manifest.number)
         for number in self.numbers():
             if number not in needed:
-                # Renamed first, so that a half-removed folder is never taken for a checkpoint.
-                doomed = self.path / f"{HIDDEN}removed-{number}"
-                with contextlib.suppress(OSError):
-                    (self.path / f"{number:012d}").rename(doomed)
-                    shutil.rmtree(doomed, ignore_errors=True)
+                self.storage.remove(number)
         self.broken = [entry for entry in self.broken if entry.number in needed]
 
     def _ancestry(self, number: int) -> Iterator[Manifest]:
@@ -251,6 +221,15 @@ class CheckpointStore:
             step = manifest.parent
 
     # ---- loading
+
+    def oldest(self) -> Manifest | None:
+        """The oldest checkpoint that could still be loaded: a fallback, or what increments build on."""
+        for number in self.numbers():
+            try:
+                return self._manifest(number)
+            except (OSError, CheckpointError):
+                continue
+        return None
 
     def load_newest(self) -> Checkpoint | None:
         """The newest checkpoint that is intact with all it builds on, whole; None where there is none at all.
@@ -271,13 +250,13 @@ class CheckpointStore:
                 break
         self._report(broken)
         if numbers and loaded is None:
-            raise CheckpointError(f"none of {len(numbers)} checkpoints in {self.path} is intact: {broken}")
+            raise CheckpointError(f"none of {len(numbers)} checkpoints in {self.storage.location} is intact: {broken}")
         return loaded
 
     def _report(self, broken: dict[int, str]) -> None:
         self.broken = [Broken(number, reason) for number, reason in sorted(broken.items())]
         for entry in self.broken:
-            logger.warning("checkpoint %d in %s passed over: %s", entry.number, self.path, entry.reason)
+            logger.warning("checkpoint %d in %s passed over: %s", entry.number, self.storage.location, entry.reason)
 
     def _load_chain(self, number: int, broken: dict[int, str]) -> Checkpoint | None:
         """The longest intact prefix of the chain that ends in `number`; what is behind it is noted as broken."""
@@ -330,24 +309,22 @@ class CheckpointStore:
         return base if base is None or tail is None else _merged(base, tail), used
 
     def _manifest(self, number: int) -> Manifest:
-        folder = self.path / f"{number:012d}"
-        content = (folder / MANIFEST).read_bytes()
-        if xxhash.xxh3_128_hexdigest(content).encode() != (folder / MANIFEST_CHECKSUM).read_bytes():
-            raise CheckpointError(f"{MANIFEST} does not match its checksum")
-        manifest = msgspec.json.decode(content, type=Manifest)
+        manifest = msgspec.json.decode(self.storage.manifest(number), type=Manifest)
         if manifest.format != FORMAT:
             raise CheckpointError(f"format {manifest.format} is not {FORMAT}, which this release reads")
         return manifest
 
     def _read(self, manifest: Manifest) -> Checkpoint:
-        folder = self.path / f"{manifest.number:012d}"
+        def arrays(entry: FileEntry) -> dict[str, NDArray[np.generic]]:
+            return arrays_in(self.storage.read(manifest.number, manifest.folder, entry.name), entry)
+
         tables = {
-            name: TableSnapshot(meta=manifest.snapshots[name], arrays=read_arrays(folder, entry))
+            name: TableSnapshot(meta=manifest.snapshots[name], arrays=arrays(entry))
             for name, entry in manifest.tables.items()
         }
         return Checkpoint(
             tables=tables,
-            dense=read_arrays(folder, manifest.dense),
+            dense=arrays(manifest.dense),
             offsets=manifest.offsets,
             epoch=manifest.epoch,
             sequence=manifest.sequence,

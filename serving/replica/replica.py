@@ -55,7 +55,7 @@ class Replica:
         width = model.dim + 1
         self._consumer, self._partitions = consumer, partitions
         self._updates = [p for p in partitions if p.topic == UPDATES.name]
-        self.log = UpdateLog(head, Path(trainer.checkpoint_dir) if trainer.checkpoint_dir else None, width)
+        self.log = UpdateLog(head, trainer.checkpoint_dir, width)
         self.items = Items(head, model, ttl_ms, incarnation)
         self.vectors = ItemVectors(head, self.items, model, incarnation)
         self.experiments = Experiments(head)

@@ -17,8 +17,8 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from online_learning.checkpoint.checkpoint import Checkpoint, Manifest
-from online_learning.checkpoint.store import MANIFEST, CheckpointSettings, CheckpointStore
+from online_learning.checkpoint.checkpoint import Checkpoint
+from online_learning.checkpoint.store import CheckpointSettings, CheckpointStore
 from online_learning.progressive import ProgressiveState
 from online_learning.state import CheckpointMeta, Counters, TrainerState, dense_arrays, log_position
 from online_learning.table.settings import (
@@ -84,8 +84,9 @@ def bias(n: int) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]
 
 def _behind_oldest(store: CheckpointStore) -> dict[tuple[str, int], int]:
     """Up to where no kept checkpoint needs the log."""
-    content = (store.path / f"{store.numbers()[0]:012d}" / MANIFEST).read_bytes()
-    meta = msgspec.json.decode(msgspec.json.decode(content, type=Manifest).meta, type=CheckpointMeta)
+    oldest = store.oldest()
+    assert oldest is not None
+    meta = msgspec.json.decode(oldest.meta, type=CheckpointMeta)
     return {(UPDATES.name, partition): offset for partition, offset in meta.position.offsets.items()}
 
 

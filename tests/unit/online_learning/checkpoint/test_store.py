@@ -21,14 +21,17 @@ from online_learning.table.settings import (
     TableSettings,
 )
 from online_learning.table.table import Table, TableFull
+from streams import failpoints
+from tests.unit.online_learning.checkpoint import bucket
 
+bucket.register()
 SETTINGS = TableSettings(dim=4, optimizer=OptimizerSettings(kind=OptimizerKind.LAZY_ADAM))
 
 
 class Trainer:
     """Learns something new in every step and saves it."""
 
-    def __init__(self, path: Path, table_settings: TableSettings = SETTINGS, **choices: int) -> None:
+    def __init__(self, path: Path | str, table_settings: TableSettings = SETTINGS, **choices: int) -> None:
         self.table = Table(table_settings, 7)
         self.store = CheckpointStore(path, CheckpointSettings(**choices))
         self.digests: dict[int, int] = {}
@@ -69,27 +72,39 @@ class Trainer:
         assert (loaded.epoch, loaded.meta) == (3, f"state {step}".encode())
 
 
+@pytest.fixture(params=["path", "file", "memory", "bucket"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A local folder by path and by URL, fsspec's memory, and an object store that has no rename."""
+    name = tmp_path.name
+    return {
+        "path": str(tmp_path),
+        "file": f"file://{tmp_path}",
+        "memory": f"memory://{name}/kept",
+        "bucket": f"bucket://{name}/kept",
+    }[request.param]
+
+
 def array_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_file())
 
 
 @pytest.mark.parametrize("max_increments", [0, 3, 100])
-def test_what_was_saved_is_what_is_loaded_with_and_without_increments(tmp_path: Path, max_increments: int) -> None:
-    trainer = Trainer(tmp_path, max_increments=max_increments, keep=2)
+def test_what_was_saved_is_what_is_loaded_with_and_without_increments(place: str, max_increments: int) -> None:
+    trainer = Trainer(place, max_increments=max_increments, keep=2)
     for _ in range(8):
         trainer.learn_and_save()
-        loaded = CheckpointStore(tmp_path).load_newest()
+        loaded = CheckpointStore(place).load_newest()
         assert loaded is not None
         assert loaded.sequence == trainer.step
         trainer.check_equal(loaded)
 
 
-def test_learning_goes_on_from_a_checkpoint_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    through, stopped = Trainer(tmp_path / "a"), Trainer(tmp_path / "b")
+def test_learning_goes_on_from_a_checkpoint_as_if_nothing_had_happened(place: str) -> None:
+    through, stopped = Trainer(f"{place}/a"), Trainer(f"{place}/b")
     for _ in range(3):
         through.learn()
         stopped.learn_and_save()
-    loaded = CheckpointStore(tmp_path / "b").load_newest()
+    loaded = CheckpointStore(f"{place}/b").load_newest()
     assert loaded is not None
     stopped.table = Table.restore(SETTINGS, loaded.tables["sparse"])
     for _ in range(3):
@@ -98,8 +113,8 @@ def test_learning_goes_on_from_a_checkpoint_as_if_nothing_had_happened(tmp_path:
     assert stopped.table.digest() == through.table.digest()
 
 
-def test_an_increment_costs_what_changed(tmp_path: Path) -> None:
-    trainer = Trainer(tmp_path)
+def test_an_increment_costs_what_changed(place: str) -> None:
+    trainer = Trainer(place)
     trainer.learn_and_save()
     base = trainer.store.newest
     trainer.learn_and_save()
@@ -110,22 +125,22 @@ def test_an_increment_costs_what_changed(tmp_path: Path) -> None:
     assert increment.size_bytes < 0.08 * base.size_bytes
 
 
-def test_a_restarted_trainer_builds_on_what_it_loaded(tmp_path: Path) -> None:
-    trainer = Trainer(tmp_path)
+def test_a_restarted_trainer_builds_on_what_it_loaded(place: str) -> None:
+    trainer = Trainer(place)
     trainer.learn_and_save()
-    trainer.store = CheckpointStore(tmp_path)
+    trainer.store = CheckpointStore(place)
     loaded = trainer.store.load_newest()
     assert loaded is not None
     trainer.table = Table.restore(SETTINGS, loaded.tables["sparse"])
     assert not trainer.store.wants_whole()
     trainer.learn_and_save()
-    loaded = CheckpointStore(tmp_path).load_newest()
+    loaded = CheckpointStore(place).load_newest()
     assert loaded is not None
     trainer.check_equal(loaded)
 
 
-def test_only_the_newest_are_kept_with_all_that_they_build_on(tmp_path: Path) -> None:
-    trainer = Trainer(tmp_path, keep=2, max_increments=2)
+def test_only_the_newest_are_kept_with_all_that_they_build_on(place: str) -> None:
+    trainer = Trainer(place, keep=2, max_increments=2)
     for _ in range(7):
         trainer.learn_and_save()
     # Bases: 1, 4, 7. Number 6 is kept and stands on 4 and 5.
@@ -201,20 +216,16 @@ def test_a_full_disk_is_a_clear_error_and_the_old_state_stays(tmp_path: Path) ->
     trainer = Trainer(tmp_path)
     trainer.learn_and_save()
 
-    def full(step: str) -> None:
-        if step == "write dense":
-            raise OSError(28, "No space left on device")
-
-    trainer.store._failpoint = full
+    failpoints.arm(failpoints.parse("trainer.checkpoint-table-written:1:no-space"))
     trainer.learn()
     with pytest.raises(CheckpointError, match="No space left on device"):
         trainer.store.save(trainer.checkpoint())
+    failpoints.arm(None)
     assert [entry.name for entry in tmp_path.iterdir()] == [f"{1:012d}"]
     loaded = CheckpointStore(tmp_path).load_newest()
     assert loaded is not None
     trainer.check_equal(loaded)
     # What the failed save had taken is not lost: the next one is whole.
-    trainer.store._failpoint = lambda step: None
     assert trainer.store.wants_whole()
     trainer.learn_and_save()
     loaded = CheckpointStore(tmp_path).load_newest()
@@ -237,8 +248,8 @@ def test_a_chain_that_broke_on_the_disk_is_not_merged_and_the_next_checkpoint_is
     trainer.check_equal(loaded)
 
 
-def test_only_the_first_checkpoint_asks_the_trainer_for_a_whole_snapshot(tmp_path: Path) -> None:
-    trainer = Trainer(tmp_path, max_increments=2)
+def test_only_the_first_checkpoint_asks_the_trainer_for_a_whole_snapshot(place: str) -> None:
+    trainer = Trainer(place, max_increments=2)
     asked = []
     for _ in range(8):
         asked.append(trainer.store.wants_whole())
@@ -248,8 +259,8 @@ def test_only_the_first_checkpoint_asks_the_trainer_for_a_whole_snapshot(tmp_pat
     assert None in parents
 
 
-def test_an_increment_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    trainer = Trainer(tmp_path)
+def test_an_increment_that_does_not_fit_is_refused(place: str) -> None:
+    trainer = Trainer(place)
     trainer.learn()
     trainer.table.snapshot()
     trainer.learn()
@@ -261,15 +272,15 @@ def test_an_increment_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         trainer.store.save(increment)
 
 
-def test_a_save_in_the_background_holds_the_state_of_its_moment(tmp_path: Path) -> None:
-    trainer = Trainer(tmp_path)
+def test_a_save_in_the_background_holds_the_state_of_its_moment(place: str) -> None:
+    trainer = Trainer(place)
     for _ in range(5):
         trainer.learn()
         digest = trainer.table.digest()
         trainer.store.save_in_background(trainer.checkpoint())
         trainer.learn()
         trainer.store.wait()
-        loaded = CheckpointStore(tmp_path).load_newest()
+        loaded = CheckpointStore(place).load_newest()
         assert loaded is not None
         assert Table.restore(SETTINGS, loaded.tables["sparse"]).digest() == digest
 
@@ -326,14 +337,14 @@ def test_another_dimension_or_optimizer_is_refused_unless_its_state_is_reset() -
     restored.apply_gradients(restored.find(keys), np.ones((10, 4), np.float32), 0, 99)
 
 
-def test_the_admission_filter_survives(tmp_path: Path) -> None:
+def test_the_admission_filter_survives(place: str) -> None:
     rule = AdmissionSettings(policy=AdmissionPolicy.COUNT, threshold=2, counters=1 << 10)
-    trainer = Trainer(tmp_path, TableSettings(dim=4, admission=rule))
+    trainer = Trainer(place, TableSettings(dim=4, admission=rule))
     key = np.array([5], np.uint64)
     trainer.store.save(trainer.checkpoint())
     assert trainer.table.find_or_insert(key, np.zeros(1, np.uint16), 0, 1)[0] == -1
     trainer.store.save(trainer.checkpoint())
-    loaded = CheckpointStore(tmp_path).load_newest()
+    loaded = CheckpointStore(place).load_newest()
     assert loaded is not None
     table = Table.restore(trainer.table.settings, loaded.tables["sparse"])
     assert table.find_or_insert(key, np.zeros(1, np.uint16), 0, 1)[0] >= 0
