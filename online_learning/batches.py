@@ -38,6 +38,11 @@ class Batch(NamedTuple):
         """The rows at `rows` (i64 [m])."""
         return Batch(self.side.take(rows), self.dense[rows], [self.items[row] for row in rows.tolist()])
 
+    def followed_by(self, other: "Batch") -> "Batch":
+        """The rows of both."""
+        dense = np.concatenate([self.dense, other.dense])
+        return Batch(self.side.followed_by(other.side), dense, self.items + other.items)
+
 
 class Batcher:
     """Builds batches by the fields of the encoder and the users' attributes."""

@@ -2,8 +2,7 @@
 
 import io
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -13,12 +12,15 @@ from online_learning.batches import Batch
 from online_learning.learning_health import LearningHealth, sound_rows
 from online_learning.models.dense_features import PRIOR_LOGIT, dense_names
 from online_learning.models.fields import FieldEncoder
+from online_learning.models.parameters import Parameters
 from online_learning.models.ranking import RankingModel, gradients
 from online_learning.models.registry import new_network, new_scorer
+from online_learning.models.retriever import of_ranking, of_retrieval, together
 from online_learning.settings import LearningSettings
 from online_learning.table.settings import InitializerSettings, OptimizerKind, OptimizerSettings, TableSettings
 from online_learning.table.snapshot import TableSnapshot
 from online_learning.table.table import Table
+from online_learning.two_tower_learner import TwoTowerLearner
 
 TABLE = "sparse"
 """The one table of all fields, and so the name of its frames and checkpoints."""
@@ -59,6 +61,7 @@ class OnlineLearner:
         _set_prior(self.model, settings)
         self._adam = torch.optim.Adam(self.model.parameters(), settings.model.dense_learning_rate, foreach=True)
         self._pending = 0
+        self.towers = TwoTowerLearner(settings) if settings.retrieval.name == "two_tower" else None
         self.health = LearningHealth()
         self._scorer = new_scorer(settings.model, tasks)
         self._load_scorer()
@@ -68,18 +71,24 @@ class OnlineLearner:
         return self._scorer.score(self._pooled(batch, self.table.find(batch.side.keys)), batch.dense)
 
     def learn(
-        self, batch: Batch, labels: NDArray[np.float32], weights: NDArray[np.float32], now_ms: int, version: int
+        self,
+        batch: Batch,
+        labels: NDArray[np.float32],
+        weights: NDArray[np.float32],
+        now_ms: int,
+        version: int,
+        offsets: NDArray[np.float32] | None = None,
     ) -> NDArray[np.bool_]:
         """Learns labels f32 [B, T] (NaN: none) with weights f32 [B, T]; which examples it learned, [B].
 
         Rows take their step at once, the network when enough examples have come. `version` stamps the rows that change,
         `now_ms` is noted as their last sighting. An example whose gradient is not finite is refused: it reaches neither
-        a row nor the network.
+        a row nor the network. `offsets` f32 [B, T]: see `gradients`.
         """
         side = batch.side
         slots = self.table.find_or_insert(side.keys, side.spaces, now_ms, version)
         waiting = self._take_gradients()
-        loss, by_field = gradients(self.model, self._pooled(batch, slots), batch.dense, labels, weights)
+        loss, by_field = gradients(self.model, self._pooled(batch, slots), batch.dense, labels, weights, offsets)
         sound = sound_rows(loss, by_field, batch.dense)
         if not sound.all():
             # The network's gradients are sums over the batch: they are made anew from the others.
@@ -87,7 +96,8 @@ class OnlineLearner:
             self._add_gradients(waiting)
             good = np.flatnonzero(sound)
             if len(good):
-                sound[good] = self.learn(batch.take(good), labels[good], weights[good], now_ms, version)
+                rest = None if offsets is None else offsets[good]
+                sound[good] = self.learn(batch.take(good), labels[good], weights[good], now_ms, version, rest)
             return sound
         self._add_gradients(waiting)
         by_key = self.table.spread_gradients(slots, side.offsets, by_field.reshape(-1, self._width), "mean")
@@ -97,9 +107,9 @@ class OnlineLearner:
             self._step(touched)
         return sound
 
-    def dense_parameters(self) -> dict[str, NDArray[np.float32]]:
-        """Copies of the network's parameters by name."""
-        return self.model.to_numpy()
+    def dense_parameters(self) -> Parameters:
+        """Copies of the network's parameters by name, and of the towers' where there are some."""
+        return together(self.model.to_numpy(), {} if self.towers is None else self.towers.dense_parameters())
 
     # --- keeping ---------------------------------------------------------------------------------------------------
 
@@ -110,10 +120,14 @@ class OnlineLearner:
         torch.save({"adam": self._adam.state_dict(), "pending": self._pending, "gradients": waiting}, out)
         return out.getvalue()
 
-    def restore(self, snapshot: TableSnapshot, dense: Mapping[str, NDArray[Any]], optimizer_state: bytes) -> None:
+    def restore(
+        self, snapshot: TableSnapshot, dense: Parameters, optimizer_state: bytes, towers_state: bytes = b""
+    ) -> None:
         """Takes over rows, network and moments; raises ValueError where they are of another model."""
         self.table = Table.restore(table_settings(self._settings), snapshot)
-        self.model.from_numpy({name: np.asarray(value, dtype=np.float32) for name, value in dense.items()})
+        self.model.from_numpy(of_ranking(dense))
+        if self.towers is not None:
+            self.towers.restore(of_retrieval(dense), towers_state)
         state = torch.load(io.BytesIO(optimizer_state), weights_only=True)
         self._adam.load_state_dict(state["adam"])
         self._pending = state["pending"]

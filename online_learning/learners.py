@@ -17,8 +17,10 @@ from online_learning.drift import Drift
 from online_learning.labels import correction_weights, is_learned, targets
 from online_learning.learner import OnlineLearner
 from online_learning.models.fields import FieldEncoder
+from online_learning.models.scorers.two_tower import tower_keys
 from online_learning.predictions import Predictions, Remembered
 from online_learning.progressive import Progressive
+from online_learning.sampling.negatives import Negatives
 from online_learning.settings import LearningSettings
 from online_learning.state import Counters, TrainerState
 from streams.records import Example, Impression
@@ -34,6 +36,7 @@ class Learners:
         self._shown_is_negative = np.array([task.shown_is_negative for task in settings.tasks])
         self._encoder = FieldEncoder(settings.model, catalogue.item)
         self._batcher = Batcher(self._encoder, catalogue)
+        self._negatives = Negatives(settings, self._encoder, self._batcher)
         self._baselines = baselines(len(self.tasks))
         names = (self.online.name, *(other.name for other in self._baselines))
         self.predictions = Predictions(settings.trainer.remembered_examples, len(names), len(self.tasks))
@@ -88,7 +91,8 @@ class Learners:
             p[rows] = self.online.predict(batch)
             correction_weights(found, p, rates)
         labels, weights, corrects = found.labels[rows], found.weights[rows], found.corrects[rows]
-        sound = self.online.learn(batch, labels, weights, now_ms, version)
+        taught = [ours[row] for row in rows.tolist()]
+        sound = self._learn(taught, batch, labels, weights, now_ms, version)
         if not sound.all():
             self.counters.refused += int((~sound).sum())
             self.refused_at_ms = now_ms
@@ -101,9 +105,9 @@ class Learners:
         self._count(labels, corrects)
 
     def forget_user(self, user: str, now_ms: int, version: int) -> None:
-        """Removes the rows of a user's id; they become tombstones."""
+        """Removes the rows of a user's id, the tower's too; they become tombstones."""
         keys = self._encoder.id_keys("user", user)
-        self.online.table.remove(keys, now_ms, version)
+        self.online.table.remove(np.concatenate([keys, tower_keys(keys)]), now_ms, version)
 
     # --- keeping ---------------------------------------------------------------------------------------------------
 
@@ -116,6 +120,8 @@ class Learners:
             predictions=list(self.predictions.items()),
             drift=self.drift.state(),
             calibration=self.calibration.state(),
+            towers=b"" if self.online.towers is None else self.online.towers.optimizer_state(),
+            items=self._negatives.items.state(),
         )
 
     def restore(self, state: TrainerState, counters: Counters) -> None:
@@ -127,9 +133,38 @@ class Learners:
         self.predictions.restore(state.predictions)
         self.drift.restore(state.drift)
         self.calibration.restore(state.calibration)
+        self._negatives.items.restore(state.items)
         self.counters = counters
 
     # --- inner -----------------------------------------------------------------------------------------------------
+
+    def _learn(
+        self,
+        examples: Sequence[Example],
+        batch: Batch,
+        labels: NDArray[np.float32],
+        weights: NDArray[np.float32],
+        now_ms: int,
+        version: int,
+    ) -> NDArray[np.bool_]:
+        """One step of ranking model and towers by B examples and what is drawn for them; which were learned, [B]."""
+        taken = (labels == 1.0).any(axis=1)
+        self._negatives.items.add([batch.items[row] for row in np.flatnonzero(taken).tolist()])
+        drawn = self._negatives.of_organic(examples, labels)
+        if drawn is None:
+            sound = self.online.learn(batch, labels, weights, now_ms, version)
+        else:
+            labels, weights = np.concatenate([labels, drawn.labels]), np.concatenate([weights, drawn.weights])
+            both = batch.followed_by(drawn.batch)
+            sound = self.online.learn(both, labels, weights, now_ms, version, drawn.offsets)[: batch.rows]
+            self.counters.sampled += drawn.batch.rows
+        positives = np.flatnonzero(taken & sound)
+        if self.online.towers is not None and len(positives):
+            users, items = self._encoder.sides(batch.side.take(positives))
+            names = [batch.items[row] for row in positives.tolist()]
+            candidates = self._negatives.of_towers(items, names, [examples[row].user for row in positives.tolist()])
+            self.online.towers.learn(self.online.table, users, candidates, now_ms, version)
+        return sound
 
     def _predict(self, batch: Batch) -> NDArray[np.float32]:
         """Probabilities f32 [B, L, T] of all learners, the online model first."""

@@ -1,5 +1,6 @@
 """What a trainer says of its learning: figures for its health, figures for the metrics topic, and alarms in words."""
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -16,13 +17,17 @@ _REFUSED_MS: Final = 60_000
 
 def health_values(learners: Learners, now_ms: int) -> dict[str, Value]:
     """`alarm` (what is wrong now, in words, or ""), `drift_TASK` (ms at which the online learner's newest drift began,
-    0 for never), `calibration_TASK_LEARNER`, `refused`, `refused_steps` and the sizes of `LearningHealth`."""
+    0 for never), `calibration_TASK_LEARNER`, `refused`, `refused_steps`, `sampled`, `retrieval_loss`
+    (of the towers) and the sizes of `LearningHealth`."""
     values: dict[str, Value] = {"alarm": alarm_text(learners, now_ms), "refused": learners.counters.refused}
     values["refused_steps"] = learners.online.health.refused_steps
     for task in learners.tasks:
         values[f"drift_{task}"] = learners.drift.last_ms(learners.online.name, task)
     for (learner, task), ratio in learners.calibration.ratios().items():
         values[f"calibration_{task}_{learner}"] = round(ratio, 4)
+    values["sampled"] = learners.counters.sampled
+    if learners.online.towers is not None and math.isfinite(learners.online.towers.loss):
+        values["retrieval_loss"] = round(learners.online.towers.loss, 5)
     return values | {name: round(value, 5) for name, value in learners.online.health.figures().items()}
 
 

@@ -7,6 +7,7 @@ from msgspec import Meta, Struct
 from streams.settings import Count, KafkaSettings, Positive, TaskSettings
 
 ModelName = Literal["deepfm", "logistic_regression", "dcn_v2"]
+RetrievalName = Literal["ranking", "two_tower"]
 
 # Of DCN-V2, where the settings do not say: two make products of three features, a user's, an item's and a context's.
 _CROSS_LAYERS = 2
@@ -70,6 +71,46 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return _CROSS_LAYERS if self.cross_layers is None else self.cross_layers
 
 
+class RetrievalSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a request's nearest items come from.
+
+    `ranking`: the ranking model's own linear weights and products of a user's and an item's factors. `two_tower`: rows
+    of their own in the same table, `model.dim` wide, learned from positives alone against the other items of the batch
+    and `negatives` items drawn from the stream.
+
+    All that follows is of `two_tower` only, and refused beside another one where it is set. `hidden`: layers on top of
+    each tower's sum of factors; with some, all items' vectors are made anew whenever the layers have moved.
+    `normalize`: vectors of length one, compared by their angle; `temperature` divides the dot product.
+    """
+
+    name: RetrievalName = "ranking"
+    hidden: tuple[Count, ...] = ()
+    normalize: bool = False
+    temperature: Positive = 1.0
+    negatives: Count = 64
+    learning_rate: Positive = 0.1
+    dense_learning_rate: Positive = 0.002
+
+    def __post_init__(self) -> None:
+        if self.name == "two_tower":
+            return
+        for field in self.__struct_fields__[1:]:
+            value, default = getattr(self, field), self.__struct_defaults__[self.__struct_fields__.index(field)]
+            if value != default:
+                raise ValueError(f"`{field}` == {value!r}, must be left out: `{self.name}` retrieval has none")
+
+
+class NegativesSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Items that positives are told from, drawn from the items of the last `window` positives.
+
+    `per_positive`: how many an organic positive gets in the ranking model, for tasks whose negatives are the items
+    shown (it was not shown among others, so it has none of its own); 0: it is learned alone.
+    """
+
+    per_positive: Annotated[int, Meta(ge=0)] = 4
+    window: Count = 16_384
+
+
 class TrainerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The training loop, its checkpoints and what it publishes.
 
@@ -104,6 +145,8 @@ class LearningSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     kafka: KafkaSettings = KafkaSettings()
     tasks: tuple[TaskSettings, ...] = ()
     model: ModelSettings = ModelSettings()
+    retrieval: RetrievalSettings = RetrievalSettings()
+    negatives: NegativesSettings = NegativesSettings()
     trainer: TrainerSettings = TrainerSettings()
     sparse_learning_rate: Annotated[float, Meta(gt=0)] = 0.05
     sparse_initial_accumulator: Annotated[float, Meta(ge=0)] = 0.1

@@ -1,8 +1,8 @@
 """What the trainer keeps in a checkpoint beside the table's rows, and what a replica needs of it.
 
 Arrays `parameters/NAME` are the network's parameters, arrays `state/NAME` (u8) are bytes that only the trainer reads;
-the small meta is read by everybody. Nothing draws random numbers while it learns: new rows are a function of seed and
-key, so the table's seed is all the random state there is.
+the small meta is read by everybody. New rows are a function of seed and key, and draws of seed and number: the table's
+seed and the count of draws are all the random state there is.
 """
 
 from collections.abc import Mapping
@@ -17,6 +17,7 @@ from online_learning.checkpoint.checkpoint import Checkpoint
 from online_learning.drift import WatchState
 from online_learning.predictions import Remembered
 from online_learning.progressive import ProgressiveState
+from online_learning.sampling.item_stream import ItemStreamState
 from online_learning.updates.position import LogPosition
 
 _PARAMETERS: Final = "parameters/"
@@ -27,7 +28,8 @@ class Counters(msgspec.Struct):
     """What was done since the start of the log, exactly once as the offsets count it.
 
     `examples`: examples read per partition, whether learned or not; `labels`: labels learned per task;
-    `refused`: examples that were not learned because their gradients were not finite.
+    `refused`: examples that were not learned because their gradients were not finite; `sampled`: negatives drawn for
+    organic positives.
     """
 
     examples: dict[int, int] = {}
@@ -37,6 +39,7 @@ class Counters(msgspec.Struct):
     impressions: int = 0
     labels: dict[str, int] = {}
     refused: int = 0
+    sampled: int = 0
 
 
 class CheckpointMeta(msgspec.Struct, frozen=True):
@@ -49,7 +52,8 @@ class CheckpointMeta(msgspec.Struct, frozen=True):
 
 
 class TrainerState(msgspec.Struct, frozen=True):
-    """What only the trainer reads: `baselines` by name, the optimizer's moments, open windows, predictions."""
+    """What only the trainer reads: `baselines` by name, the moments of the optimizers (`towers`: of the towers), open
+    windows, predictions, and the `items` that negatives are drawn from."""
 
     optimizer: bytes
     baselines: dict[str, bytes]
@@ -57,6 +61,8 @@ class TrainerState(msgspec.Struct, frozen=True):
     predictions: list[tuple[str, Remembered]]
     drift: list[WatchState] = []
     calibration: CalibrationState = CalibrationState()
+    towers: bytes = b""
+    items: ItemStreamState = ItemStreamState()
 
 
 def dense_arrays(parameters: Mapping[str, NDArray[np.float32]], state: TrainerState) -> dict[str, NDArray[Any]]:

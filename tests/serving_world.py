@@ -7,6 +7,7 @@ import numpy as np
 
 from online_learning.models.fields import FieldEncoder, Side
 from online_learning.models.registry import new_scorer
+from online_learning.models.retriever import new_retriever
 from serving.replica.experiments import Experiments
 from serving.replica.item_vectors import ItemVectors
 from serving.replica.items import Items
@@ -30,7 +31,7 @@ class World:
         self._head = HeadWriter(folder)
         self._items = Items(self._head, self.model, TTL_MS, incarnation)
         self._table = SharedTableWriter(self._head, self.model.dim + 1)
-        self._vectors = ItemVectors(self._head, self._items, self.model, incarnation)
+        self._vectors = ItemVectors(self._head, self._items, new_retriever(settings.learning), incarnation)
         self._experiments = Experiments(self._head)
         self._encoder = FieldEncoder(self.model)
         self._published_s = 0.0

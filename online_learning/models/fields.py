@@ -72,6 +72,22 @@ class Side:
         where = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], counts)
         return Side(self.keys[where], self.spaces[where], offsets, len(rows), self.fields)
 
+    def fields_between(self, first: int, last: int) -> "Side":
+        """The fields `first` to `last` (excluded) of every row."""
+        bags = (np.arange(self.rows)[:, None] * self.fields + np.arange(first, last)).ravel()
+        plain = Side(self.keys, self.spaces, self.offsets, self.rows * self.fields, 1).take(bags)
+        return Side(plain.keys, plain.spaces, plain.offsets, self.rows, last - first)
+
+    def followed_by(self, other: "Side") -> "Side":
+        """The rows of both, which are of the same fields."""
+        return Side(
+            np.concatenate([self.keys, other.keys]),
+            np.concatenate([self.spaces, other.spaces]),
+            np.concatenate([self.offsets, other.offsets[1:] + self.offsets[-1]]),
+            self.rows + other.rows,
+            self.fields,
+        )
+
 
 def _text(value: object) -> str | None:
     """A value as its key's text: 25 and 25.0 are one value; what is no scalar has no text."""
@@ -204,6 +220,11 @@ class FieldEncoder:
         """Whole rows over all F fields from bags of both sides, pairwise."""
         both = (Bags(u.keys + i.keys, u.lengths + i.lengths) for u, i in zip(users, items, strict=True))
         return Side.of(both, self.spaces)
+
+    def sides(self, side: Side) -> tuple[Side, Side]:
+        """Whole rows over all F fields as their user and context fields, and their item fields."""
+        between = len(self.user_fields)
+        return side.fields_between(0, between), side.fields_between(between, side.fields)
 
     def matches(self, user: Side, items: Side) -> NDArray[np.float32]:
         """What each item has in common with the user's recent items: f32 [n, M] of a user's side (one row) and the

@@ -94,13 +94,17 @@ def gradients(
     dense: NDArray[np.float32],
     labels: NDArray[np.float32],
     weights: NDArray[np.float32],
+    offsets: NDArray[np.float32] | None = None,
 ) -> tuple[float, NDArray[np.float32]]:
     """Loss and its gradient f32 [B, F, W] by the pooled rows; the parameters' gradients are added to `.grad`.
 
-    rows f32 [B, F, W], dense f32 [B, D], labels and weights f32 [B, T].
+    rows f32 [B, F, W], dense f32 [B, D], labels and weights f32 [B, T]. `offsets` f32 [B, T] are added to the logits in
+    the loss only: what the way in which an example was sampled adds to its odds.
     """
     embedded = torch.from_numpy(rows).requires_grad_(True)
     logits = model(embedded, torch.from_numpy(dense))
+    if offsets is not None:
+        logits = logits + torch.from_numpy(offsets)
     loss = masked_loss(logits, torch.from_numpy(labels), torch.from_numpy(weights))
     loss.backward()  # type: ignore[no-untyped-call]
     assert embedded.grad is not None

@@ -5,6 +5,7 @@ forward pass is as quick as torch's. It equals the network that learns within 1e
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,11 +78,18 @@ class Scorer(ABC):
 
     def _network(self, hidden: NDArray[np.float32]) -> NDArray[np.float32]:
         """The layers' outputs f32 [B, T] of inputs f32 [B, n]."""
-        for number, (weight, bias) in enumerate(self._layers):
-            hidden = hidden @ weight.T + bias
-            if number + 1 < len(self._layers):
-                np.maximum(hidden, 0.0, out=hidden)
-        return hidden
+        return network(self._layers, hidden)
+
+
+def network(
+    layers: Sequence[tuple[NDArray[np.float32], NDArray[np.float32]]], hidden: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """The last layer's outputs f32 [B, out] of inputs f32 [B, n]; layers are (weight, bias), ReLU between them."""
+    for number, (weight, bias) in enumerate(layers):
+        hidden = hidden @ weight.T + bias
+        if number + 1 < len(layers):
+            np.maximum(hidden, 0.0, out=hidden)
+    return hidden
 
 
 def weights_and_biases(parameters: Parameters, kind: str) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:

@@ -9,6 +9,7 @@ from online_learning.models.dense_features import dense_features, item_features,
 from online_learning.models.fields import FieldEncoder, Side
 from online_learning.models.parameters import ShapeMismatch
 from online_learning.models.registry import new_scorer
+from online_learning.models.retriever import new_retriever, of_ranking
 from online_learning.settings import LearningSettings
 from online_learning.table.rows import gather_pooled_range
 from serving.pipeline.request import Request
@@ -34,6 +35,7 @@ class OnlineModel:
         self._mirror = mirror
         self._encoder = FieldEncoder(settings.model, lambda item: mirror.catalogue.item(item))
         self._scorer = new_scorer(settings.model, len(settings.tasks))
+        self._retriever = new_retriever(settings)
         self._tasks = {task.name: column for column, task in enumerate(settings.tasks)}
         self._width = 1 + settings.model.dim
         self._position = position
@@ -69,7 +71,8 @@ class OnlineModel:
 
     def query(self, user: UserSide, task: int) -> NDArray[np.float32]:
         """The user's vector f32[W] to be multiplied with the items' retrieval vectors."""
-        return self._scorer.query(user.rows, task)
+        side = self._retriever.side(user.keys)
+        return self._retriever.query(user.rows if side is user.keys else self._rows(side), task)
 
     def score(self, user: UserSide, items: Side, stats: NDArray[np.float32], task: int) -> NDArray[np.float32]:
         """Probabilities f32[C] of the task for the items' keys (C rows) with their stats of now, f32[C, 6]."""
@@ -83,7 +86,8 @@ class OnlineModel:
         if not bundle.parameters:
             return _UNPUBLISHED
         try:
-            self._scorer.load(bundle.parameters)
+            self._scorer.load(of_ranking(bundle.parameters))
+            self._retriever.load(bundle.parameters)
         except ShapeMismatch as error:
             # A trainer with other settings, or of another version: whoever restarts it ends this.
             return f"the published parameters are of another model: {error}"

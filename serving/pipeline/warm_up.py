@@ -7,7 +7,7 @@ import numpy as np
 
 from features.online import UserRow
 from online_learning.models.fields import FieldEncoder
-from online_learning.models.registry import new_scorer
+from online_learning.models.retriever import dense_shapes, new_retriever
 from serving.pipeline.pipeline import Pipeline
 from serving.pipeline.request import parse
 from serving.replica.item_vectors import ItemVectors
@@ -37,15 +37,16 @@ def warm_up(settings: ServingSettings) -> None:
 
 def _write(folder: Path, settings: ServingSettings) -> None:
     model = settings.learning.model
-    head, width = HeadWriter(folder), model.dim + 1
+    head, width, retriever = HeadWriter(folder), model.dim + 1, new_retriever(settings.learning)
     items = Items(head, model, ttl_ms=1_000, incarnation=1)
     table = SharedTableWriter(head, width)
-    vectors = ItemVectors(head, items, model, incarnation=1)
+    vectors = ItemVectors(head, items, retriever, incarnation=1)
     items.put(_ITEM.item, _ITEM)
     items.put_stats(_ITEM.item, "", FeatureRow(1, "item_stats", {}, {"at": 1}, version=1, ts=1, available_at=1))
     side = FieldEncoder(model).encode_items([_ITEM])
-    table.apply(side.keys, side.spaces, np.zeros((len(side.keys), width), np.float32))
-    shapes = new_scorer(model, len(settings.learning.tasks)).shapes
+    for one in (side, retriever.side(side)):
+        table.apply(one.keys, one.spaces, np.zeros((len(one.keys), width), np.float32))
+    shapes = dense_shapes(settings.learning)
     DenseWriter(head).swap(1, 1, {}, {name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
     items.flush_stats()
     vectors.add_new()

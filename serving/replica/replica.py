@@ -18,6 +18,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from features.views import parse_key
 from online_learning.checkpoint.checkpoint import CheckpointError
+from online_learning.models.retriever import new_retriever
 from online_learning.updates.frames import BadFrame
 from online_learning.updates.sequence import Gap
 from serving.replica.experiments import Experiments
@@ -25,6 +26,7 @@ from serving.replica.item_vectors import ItemVectors
 from serving.replica.items import STATS_PREFIX, Items, incarnation_now
 from serving.replica.update_log import UpdateLog
 from serving.settings import ServingSettings
+from serving.shared.dense_bundle import DenseReader
 from serving.shared.files import lock_folder
 from serving.shared.head import HeadWriter
 from streams import kafka
@@ -57,8 +59,10 @@ class Replica:
         self._updates = [p for p in partitions if p.topic == UPDATES.name]
         self.log = UpdateLog(head, trainer.checkpoint_dir, width)
         self.items = Items(head, model, ttl_ms, incarnation)
-        self.vectors = ItemVectors(head, self.items, model, incarnation)
+        self._retriever = new_retriever(settings.learning)
+        self.vectors = ItemVectors(head, self.items, self._retriever, incarnation)
         self.experiments = Experiments(head)
+        self._dense = DenseReader(Path(settings.shm_dir))
         self.unreadable = 0
         self.gaps = 0
 
@@ -113,6 +117,8 @@ class Replica:
         now_s = time.monotonic()
         self.items.flush_stats()
         self.vectors.add_new()
+        if self._retriever.layered:
+            self.vectors.take(self._dense.current().parameters)
         self.vectors.flush(self.log.table, now_s)
         self.items.flush_catalogue(now_s)
         self.experiments.flush()

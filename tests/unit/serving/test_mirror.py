@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from online_learning.models.dense_features import decayed_item_stats
 from online_learning.models.retrieval import item_vectors
-from online_learning.settings import ModelSettings
+from online_learning.models.retriever import new_retriever
+from online_learning.settings import LearningSettings, ModelSettings
 from serving.replica.experiments import Experiments
 from serving.replica.item_vectors import ItemVectors, pooled_rows
 from serving.replica.items import Items
@@ -37,7 +38,7 @@ class Writer:
         self.head = HeadWriter(folder)
         self.items = Items(self.head, MODEL, TTL_MS, incarnation)
         self.table = SharedTableWriter(self.head, WIDTH)
-        self.vectors = ItemVectors(self.head, self.items, MODEL, incarnation)
+        self.vectors = ItemVectors(self.head, self.items, new_retriever(LearningSettings(model=MODEL)), incarnation)
         self.now_s = 0.0
 
     def put(self, *items: Item) -> None:

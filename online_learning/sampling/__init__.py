@@ -1,0 +1,1 @@
+"""Which items a positive is told from: negatives, drawn from the stream itself."""
