@@ -17,6 +17,7 @@ from streams.records import SCHEMA_VERSION, Example, Impression, Item, Label, La
 from streams.settings import KafkaSettings, TaskSettings
 from streams.topics import EXAMPLES, IMPRESSIONS, ITEMS
 from tests.stacks import wait_until
+from tests.threads import in_thread
 
 TASKS = (TaskSettings(name="click", shown_is_negative=True), TaskSettings(name="rating"))
 ITEM_COUNT = 50
@@ -71,25 +72,9 @@ def send_requests(producer: kafka.Producer, first: int, last: int) -> int:
 @contextmanager
 def trainer_in_thread(settings: LearningSettings) -> Iterator[Health]:
     """A trainer that runs while the block does, and ends in order; raises what it raised."""
-    stop, health, failed = threading.Event(), Health(None), list[BaseException]()
-
-    def work() -> None:
-        try:
-            run(settings, stop, health)
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=work, name="trainer")
-    thread.start()
-    try:
-        wait_until(lambda: "epoch" in health.values or failed, 120, "the trainer is ready")
+    with in_thread(run, settings) as health:
+        wait_until(lambda: "epoch" in health.values, 120, "the trainer is ready")
         yield health
-    finally:
-        stop.set()
-        thread.join(60)
-        assert not thread.is_alive()
-        if failed:
-            raise failed[0]
 
 
 class TrainerProcess:

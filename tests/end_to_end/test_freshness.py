@@ -7,9 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from infra.inputs import run_simulation
-from infra.settings import Settings
 from serving.probe import FreshnessReport, NothingToMeasure, Probe
-from streams.kafka import assign, consumer
+from streams.logs import read_list
 from streams.records import Metric
 from streams.simulation.loop import Traffic
 from streams.simulation.tally import Snapshot
@@ -42,19 +41,6 @@ def measured(stack: RunningStack) -> tuple[FreshnessReport, Snapshot]:
         return report, load.result()
 
 
-def metrics(settings: Settings) -> list[Metric]:
-    reader = consumer(settings.kafka)
-    try:
-        partitions = assign(reader, [METRICS.name])
-        ends, found = reader.end_offsets(partitions), []
-        while any(reader.position(p) < ends[p] for p in partitions):
-            for records in reader.poll(timeout_ms=200).values():
-                found += [METRICS.codec.decode(record.value) for record in records]
-        return [one for one in found if isinstance(one, Metric)]
-    finally:
-        reader.close()
-
-
 def test_every_click_is_in_an_answer_after_its_example_was_in_the_log(
     measured: tuple[FreshnessReport, Snapshot],
 ) -> None:
@@ -68,7 +54,7 @@ def test_what_was_measured_is_on_the_metrics_topic(
     stack: RunningStack, measured: tuple[FreshnessReport, Snapshot]
 ) -> None:
     report, snapshot = measured
-    published = metrics(stack.settings)
+    published = [one for one in read_list(stack.settings.kafka, METRICS) if isinstance(one, Metric)]
     freshness = [metric.value for metric in published if metric.name == "freshness_ms"]
     assert sorted(freshness) == sorted(probe.total_ms for probe in report.probes)
     arms = {metric.labels["arm"] for metric in published if metric.name == "simulation_regret"}

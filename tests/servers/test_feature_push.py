@@ -1,9 +1,7 @@
 """The pusher on a real Kafka and a real Redis: nothing lost, nothing twice, also after an end in mid-way."""
 
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,11 +11,11 @@ from msgspec.structs import replace
 from features import push
 from features.online import UserFeatures, UserRow
 from features.settings import FeatureSettings
-from streams.health import Health
 from streams.kafka import producer
 from streams.records import FeatureRow
 from streams.topics import FEATURES
 from tests.stacks import RunningStack, wait_until
+from tests.threads import in_thread
 
 pytestmark = pytest.mark.servers
 
@@ -52,28 +50,6 @@ def row(user: str, version: int) -> FeatureRow:
     return FeatureRow(1, "user_stats", {"user": user}, {"actions_1h": float(version)}, version, now_ms, now_ms)
 
 
-@contextmanager
-def pushing(settings: FeatureSettings) -> Iterator[Health]:
-    stop, health, failures = threading.Event(), Health(None), []
-
-    def run() -> None:
-        try:
-            push.run(settings, stop, health)
-        except BaseException as error:
-            failures.append(error)
-            raise
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield health
-    finally:
-        stop.set()
-        thread.join(60)
-        assert not thread.is_alive()
-        assert failures == []
-
-
 def history(settings: FeatureSettings) -> list[tuple[str, int]]:
     """(user, version) of every row in the offline history, sorted."""
     folder = Path(settings.repo_dir) / "history" / "user_stats"
@@ -97,25 +73,25 @@ def reads(reader: UserFeatures, user: str, version: int | None) -> Callable[[], 
 def test_rows_reach_the_online_store_and_the_history_once_across_restarts(settings: FeatureSettings) -> None:
     send(settings, *(row(f"u{k}", 1) for k in range(50)))
     reader = UserFeatures(settings)
-    with pushing(settings):
+    with in_thread(push.run, settings):
         wait_until(reads(reader, "u49", 1), 60, "the last row is online")
         send(settings, row("u0", 2), row("u0", 3))
         wait_until(reads(reader, "u0", 3), 60, "the newest version is online")
     send(settings, row("u1", 2))
-    with pushing(settings):
+    with in_thread(push.run, settings):
         wait_until(reads(reader, "u1", 2), 60, "what came in between is online")
     assert history(settings) == sorted([(f"u{k}", 1) for k in range(50)] + [("u0", 2), ("u0", 3), ("u1", 2)])
 
 
 def test_a_part_whose_position_was_not_stored_is_written_anew(settings: FeatureSettings) -> None:
     send(settings, *(row(f"u{k}", 1) for k in range(20)))
-    with pushing(settings):
+    with in_thread(push.run, settings):
         wait_until(lambda: len(history(settings)) == 20, 60, "the history is written")
     # As after a kill between a part's rename and the position's.
     positions = Path(settings.repo_dir) / "positions.json"
     positions.write_text('{"0":{"online":3,"history":0},"1":{"online":0,"history":0}}')
     send(settings, row("u0", 2))
-    with pushing(settings):
+    with in_thread(push.run, settings):
         wait_until(lambda: ("u0", 2) in history(settings), 60, "the history goes on")
     assert history(settings) == sorted([(f"u{k}", 1) for k in range(20)] + [("u0", 2)])
 
@@ -125,7 +101,7 @@ def test_a_tombstone_erases_the_row_online_and_in_the_history_and_what_follows_s
 ) -> None:
     send(settings, row("u", 1), row("u", 2), row("v", 1))
     reader = UserFeatures(settings)
-    with pushing(settings):
+    with in_thread(push.run, settings):
         wait_until(lambda: len(history(settings)) == 3, 60, "the history is written")
         delete(settings, "user_stats|u")
         wait_until(reads(reader, "u", None), 60, "the row is gone")
@@ -152,6 +128,6 @@ def test_rows_that_fit_no_view_are_counted_and_passed_over(settings: FeatureSett
         out.flush(30.0)
     send(settings, good)
     reader = UserFeatures(settings)
-    with pushing(settings) as health:
+    with in_thread(push.run, settings) as health:
         wait_until(reads(reader, "u", 1), 60, "the good row is online")
         wait_until(lambda: health.values.get("unreadable") == 6, 60, "the others are counted")

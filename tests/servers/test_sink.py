@@ -5,7 +5,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -36,6 +35,7 @@ from streams.records import (
 )
 from tests.servers.gateway import GatewayProcess, running
 from tests.stacks import RunningStack, running_stack, wait_until
+from tests.threads import in_thread
 
 pytestmark = pytest.mark.servers
 
@@ -188,28 +188,6 @@ def log(gateway: GatewayProcess, tmp_path_factory: pytest.TempPathFactory) -> It
         yield Log(stack, gateway)
 
 
-@contextmanager
-def sinking(settings: ServingSettings) -> Iterator[Health]:
-    stop, health = threading.Event(), Health(None)
-    failed: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            sink.run(settings, stop, health)
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield health
-    finally:
-        stop.set()
-        thread.join(60)
-    assert not thread.is_alive()
-    assert failed == []
-
-
 def counted(client: Any) -> dict[str, tuple[int, int]]:
     """Rows and distinct rows of each table; empty until there are tables."""
     if not client.command("EXISTS TABLE experiments"):
@@ -231,9 +209,9 @@ def test_every_record_is_stored_once_over_restarts(log: Log) -> None:
     with log.gateway.client(database="restarts") as client:
         for more in (200, 100, 1):
             log.produce(more)
-            with sinking(settings):
+            with in_thread(sink.run, settings):
                 wait_stored(client, log)
-        with sinking(settings) as health:
+        with in_thread(sink.run, settings) as health:
             wait_until(lambda: health.values.get("lag") == 0, WAIT_S, "no lag")
         assert counted(client) == log.wanted()
 
@@ -247,7 +225,7 @@ def test_the_rows_say_what_the_records_said(log: Log) -> None:
         out.flush(60)
     settings = log.settings("said")
     with log.gateway.client(database="said") as client:
-        with sinking(settings):
+        with in_thread(sink.run, settings):
             wait_stored(client, log)
 
         def one(table: str, columns: str, where: str) -> Any:
@@ -282,7 +260,7 @@ def test_what_cannot_be_stored_is_a_dead_letter_once(fresh_kafka: RunningStack, 
     letters = 2 * len(GARBAGE)
     with gateway.client(database="letters") as client:
         for _ in range(2):
-            with sinking(settings) as health:
+            with in_thread(sink.run, settings) as health:
                 wait_until(lambda: counted(client).get("dead_letters", (0, 0))[0] >= letters, WAIT_S, "dead letters")
                 wait_until(lambda: health.values.get("lag") == 0, WAIT_S, "no lag")
         counts = counted(client)
@@ -325,7 +303,7 @@ def test_a_batch_whose_insert_was_under_way_at_the_crash_counts_once(log: Log) -
 
 def test_clickhouse_and_kafka_may_be_away(log: Log) -> None:
     settings, kafka = log.settings("away"), log.stack
-    with log.gateway.client(database="away") as client, sinking(settings) as health:
+    with log.gateway.client(database="away") as client, in_thread(sink.run, settings) as health:
         log.produce(50)
         wait_stored(client, log)
         log.gateway.kill()
