@@ -5,7 +5,7 @@ and a holder can keep it current by subtracting the old row's hash and adding th
 """
 
 import enum
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from online_learning.table.arguments import writable
 from online_learning.table.compiled import kernel
 from online_learning.table.intrinsics import mix64
+
+_FP16_MAX: Final = float(np.finfo(np.float16).max)
 
 
 class Encoding(enum.StrEnum):
@@ -27,7 +29,12 @@ class Encoding(enum.StrEnum):
         return np.dtype(np.float32) if self is Encoding.FP32 else np.dtype(np.float16)
 
     def encode_rows(self, rows: NDArray[np.float32]) -> NDArray[Any]:
-        """Rows [n, dim] in this encoding (rounded to nearest even; no copy where nothing changes)."""
+        """Rows [n, dim] in this encoding (no copy where nothing changes).
+
+        fp16 rounds to nearest even and clips at its range, instead of becoming infinite.
+        """
+        if self is Encoding.FP16:
+            rows = np.clip(rows, -_FP16_MAX, _FP16_MAX)
         return rows.astype(self.dtype, copy=False)
 
 

@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from online_learning.table.digest import Encoding
 from streams.records import SCHEMA_VERSION, Frame, FrameKind, Tensor
 
 RowEncoding = Literal["f32", "f16"]
@@ -14,7 +15,7 @@ RowEncoding = Literal["f32", "f16"]
 # Half of Kafka's usual limit for a message: a frame is one message, and small ones are applied sooner.
 MAX_FRAME_BYTES: Final = 512 * 1024
 _ROW_DTYPE: Final[Mapping[str, str]] = {"f32": "<f4", "f16": "<f2"}
-_F16_MAX: Final = float(np.finfo(np.float16).max)
+_ENCODINGS: Final[Mapping[str, Encoding]] = {"f32": Encoding.FP32, "f16": Encoding.FP16}
 
 
 class BadFrame(ValueError):
@@ -31,10 +32,14 @@ class Rows(msgspec.Struct, frozen=True):
 
 
 def encode_rows(values: NDArray[np.float32], encoding: RowEncoding) -> bytes:
-    """Rows f32 [n, dim] as bytes; fp16 rounds to nearest and clips at its range instead of becoming infinite."""
-    if encoding == "f16":
-        values = np.clip(values, -_F16_MAX, _F16_MAX)
-    return np.ascontiguousarray(values, dtype=_ROW_DTYPE[encoding]).tobytes()
+    """Rows f32 [n, dim] as bytes."""
+    return np.ascontiguousarray(_ENCODINGS[encoding].encode_rows(values), dtype=_ROW_DTYPE[encoding]).tobytes()
+
+
+def as_sent(values: NDArray[np.float32], encoding: RowEncoding) -> NDArray[np.float32]:
+    """Rows f32 [n, dim] as a reader of frames in this encoding has them: what a replica must take from a checkpoint,
+    which is always fp32, to be the same wherever it started."""
+    return _ENCODINGS[encoding].encode_rows(values).astype(np.float32, copy=False)
 
 
 def sparse_frames(

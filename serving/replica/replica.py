@@ -57,7 +57,7 @@ class Replica:
         width = model.dim + 1
         self._consumer, self._partitions = consumer, partitions
         self._updates = [p for p in partitions if p.topic == UPDATES.name]
-        self.log = UpdateLog(head, trainer.checkpoint_dir, width)
+        self.log = UpdateLog(head, trainer.checkpoint_dir, width, trainer.row_encoding)
         self.items = Items(head, model, ttl_ms, incarnation)
         self._retriever = new_retriever(settings.learning)
         self.vectors = ItemVectors(head, self.items, self._retriever, incarnation)

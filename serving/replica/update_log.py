@@ -12,7 +12,7 @@ from online_learning.checkpoint.checkpoint import Checkpoint, CheckpointError
 from online_learning.checkpoint.storage import storage_at
 from online_learning.checkpoint.store import CheckpointStore
 from online_learning.state import dense_parameters, log_position
-from online_learning.updates.frames import rows_of, tensors_of
+from online_learning.updates.frames import RowEncoding, as_sent, rows_of, tensors_of
 from online_learning.updates.position import DENSE, TABLE, LogPosition, StreamPosition, stream_of
 from online_learning.updates.sequence import FrameOrder, Gap, Verdict
 from serving.shared.dense_bundle import DenseWriter
@@ -34,11 +34,12 @@ class UpdateLog:
     """Applies frames in the log's order.
 
     `begin` builds a new table beside the one that readers see; `apply` follows the log; `publish` makes the new table
-    theirs. After a Gap, `begin` again: readers go on with the table that they have.
+    theirs. After a Gap, `begin` again: readers go on with the table that they have. `encoding`: in which rows travel;
+    a checkpoint's rows are rounded as frames are, so that a row is the same wherever it came from.
     """
 
-    def __init__(self, head: HeadWriter, checkpoints: str, width: int) -> None:
-        self._head, self._checkpoints, self._width = head, checkpoints, width
+    def __init__(self, head: HeadWriter, checkpoints: str, width: int, encoding: RowEncoding = "f32") -> None:
+        self._head, self._checkpoints, self._width, self._encoding = head, checkpoints, width, encoding
         self._dense = DenseWriter(head)
         self._order = FrameOrder()
         self._serving = False
@@ -76,7 +77,7 @@ class UpdateLog:
             raise CheckpointError(f"checkpoint {checkpoint.number} is of another model: {found}")
         self.table = SharedTableWriter(self._head, self._width, rows=len(values))
         spaces = (np.asarray(arrays["marks"], np.uint64) & _SPACE_MASK).astype(np.uint16)
-        self.table.apply(np.asarray(arrays["keys"], np.uint64), spaces, values)
+        self.table.apply(np.asarray(arrays["keys"], np.uint64), spaces, as_sent(values, self._encoding))
         hit("replica.table-filled")
         self._order = FrameOrder(position)
         at = position.of(stream_of(TABLE, 0))
