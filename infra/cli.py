@@ -12,6 +12,7 @@ from rich.live import Live
 
 from infra import settings as settings_module
 from infra.ab import ab
+from infra.chaos.command import chaos
 from infra.console import Config, StateDir, actual, out, print_json, reported
 from infra.demo.command import demo
 from infra.inputs import probe, replay, simulate
@@ -230,6 +231,7 @@ app.command()(probe)
 app.command()(ab)
 app.command()(experiment)
 app.command()(demo)
+app.command()(chaos)
 
 
 def main() -> None:

@@ -28,8 +28,8 @@ class Counters(msgspec.Struct):
     """What was done since the start of the log, exactly once as the offsets count it.
 
     `examples`: examples read per partition, whether learned or not; `labels`: labels learned per task;
-    `refused`: examples that were not learned because their gradients were not finite; `sampled`: negatives drawn for
-    organic positives.
+    `refused`: examples that were not learned because their gradients were not finite; `erased`: because their user had
+    been erased since; `sampled`: negatives drawn for organic positives.
     """
 
     examples: dict[int, int] = {}
@@ -39,6 +39,7 @@ class Counters(msgspec.Struct):
     impressions: int = 0
     labels: dict[str, int] = {}
     refused: int = 0
+    erased: int = 0
     sampled: int = 0
 
 

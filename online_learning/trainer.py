@@ -8,7 +8,6 @@ takes a new epoch of the update log and publishes again what replicas may hold o
 import logging
 import threading
 import time
-from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -20,8 +19,10 @@ from online_learning.learners import Learners
 from online_learning.reporting import drift_metrics, drift_text, health_values, metrics
 from online_learning.settings import LearningSettings
 from online_learning.updates.publisher import Publisher
+from online_learning.updates.takeover import successor_obeyed
 from streams import kafka
 from streams.dead_letters import DeadLetters
+from streams.failpoints import hit
 from streams.health import Health
 from streams.records import Example, Item, User
 from streams.topics import EXAMPLES, IMPRESSIONS, ITEMS, METRICS, USERS, Topic
@@ -38,7 +39,7 @@ _STOP_TIMEOUT_S: Final = 10.0
 def run(settings: LearningSettings, stop: threading.Event, health: Health) -> None:
     """Trains until `stop` is set; the first health report says that it is ready.
 
-    Raises what only a restart can mend: CheckpointError, PublishFailed and, where another trainer took over, Fenced.
+    Raises what only a restart can mend: CheckpointError, PublishFailed; and Superseded where another trainer took over.
     """
     # The batches are small: more threads would cost more than they bring, and the cores belong to others too.
     torch.set_num_threads(1)
@@ -47,9 +48,10 @@ def run(settings: LearningSettings, stop: threading.Event, health: Health) -> No
     except kafka.Stopped:
         return
     try:
-        while not stop.is_set():
-            trainer.step()
-        trainer.finish()
+        with successor_obeyed(trainer.publisher, settings.kafka, stop):
+            while not stop.is_set():
+                trainer.step()
+            trainer.finish()
     finally:
         trainer.close()
 
@@ -61,19 +63,23 @@ class Trainer:
         self._settings, self._stop, self._health = settings, stop, health
         self._catalogue = Catalogue()
         self._learners = Learners(settings, self._catalogue)
-        self._keeper = Keeper(settings, Path(settings.trainer.checkpoint_dir))
+        self._keeper = Keeper(settings, settings.trainer.checkpoint_dir)
         kept = self._keeper.restore(self._learners)
+        hit("trainer.restored")
         self._producer = kafka.producer(settings.kafka, client_id="freshet-trainer", wait_s=300.0, stop=stop)
         self._erased_before = kept.offsets.get(USERS.name, {})
         self._erased: list[str] = []
+        self._erased_at: dict[str, int] = {}
         self._entities = self._input((ITEMS, USERS), {}, None)
         self._entities.read_to_end(self._take_entity, stop)
         self._impressions = self._input((IMPRESSIONS,), kept.offsets, None)
         self._examples = self._input((EXAMPLES,), kept.offsets, DeadLetters(self._producer))
-        self._publisher = Publisher(settings.kafka, encoding=settings.trainer.row_encoding)
-        self._epoch = self._publisher.begin_epoch(
-            kept.position, self._learners.online.table, self._examples.positions[EXAMPLES.name]
-        )
+        self.publisher = Publisher(settings.kafka, encoding=settings.trainer.row_encoding)
+        with successor_obeyed(self.publisher, settings.kafka, stop):
+            self._epoch = self.publisher.begin_epoch(
+                kept.position, self._learners.online.table, self._examples.positions[EXAMPLES.name]
+            )
+        hit("trainer.epoch-begun")
         now = time.monotonic()
         self._sparse_due = self._dense_due = self._report_due = self._metrics_due = now
         self._checkpoint_due = now + settings.trainer.checkpoint_interval_s
@@ -85,7 +91,8 @@ class Trainer:
         for record, value in self._entities.poll(0, 1_000):
             self._take_entity(record, value)
         while self._erased:
-            self._learners.forget_user(self._erased.pop(), _now_ms(), self._publisher.version)
+            self._learners.forget_user(self._erased.pop(), _now_ms(), self.publisher.version)
+            hit("trainer.erased")
         if not self._learned_something and not self._is_ahead():
             self._see_impressions(0)
         idle_ms = 0.0 if self._learned_something else self._settings.trainer.poll_interval_ms
@@ -93,6 +100,7 @@ class Trainer:
         self._learned_something = bool(batch)
         if batch:
             self._learn(batch)
+            hit("trainer.learned")
         self._publish()
         self._keep()
 
@@ -101,11 +109,11 @@ class Trainer:
         self._send_validations(everything=True)
         self._send_alarms()
         self._send_metrics()
-        self._publisher.flush(_STOP_TIMEOUT_S)
-        self._publisher.publish_sparse(self._learners.online.table, self._learned_offsets())
-        self._publisher.publish_dense(self._learners.online.dense_parameters())
-        self._publisher.flush(_STOP_TIMEOUT_S)
-        self._keeper.save(self._learners, self._publisher, self._offsets(), wait=True)
+        self.publisher.flush(_STOP_TIMEOUT_S)
+        self.publisher.publish_sparse(self._learners.online.table, self._learned_offsets())
+        self.publisher.publish_dense(self._learners.online.dense_parameters())
+        self.publisher.flush(_STOP_TIMEOUT_S)
+        self._keeper.save(self._learners, self.publisher, self._offsets(), wait=True)
         self._producer.flush(_STOP_TIMEOUT_S)
         self._report()
 
@@ -113,7 +121,7 @@ class Trainer:
         """Ends connections and threads; what is not kept is lost and will be repeated."""
         for reader in (self._entities, self._impressions, self._examples):
             reader.close()
-        self._publisher.close(_STOP_TIMEOUT_S)
+        self.publisher.close(_STOP_TIMEOUT_S)
         self._producer.close(_STOP_TIMEOUT_S)
         self._keeper.close()
 
@@ -126,7 +134,10 @@ class Trainer:
         counts = self._learners.counters.examples
         for record, _ in batch:
             counts[record.partition] = counts.get(record.partition, 0) + 1
-        self._learners.learn(examples, _now_ms(), self._publisher.version)
+        # What is read again after a restart may be older than an erasure that is done: it must not undo it.
+        living = [one for one in examples if one.ts > self._erased_at.get(one.user, -1)]
+        self._learners.counters.erased += len(examples) - len(living)
+        self._learners.learn(living, _now_ms(), self.publisher.version)
         self._dense_changed = True
 
     def _see_impressions(self, timeout_ms: float) -> None:
@@ -157,6 +168,8 @@ class Trainer:
             self._catalogue.put_item(name, value if isinstance(value, Item) else None)
             return
         self._catalogue.put_user(name, value if isinstance(value, User) else None)
+        if value is None:
+            self._erased_at[name] = record.timestamp
         # A deletion that the checkpoint knows must not hit a user who has come back since.
         if value is None and record.offset >= self._erased_before.get(record.partition, 0):
             self._erased.append(name)
@@ -166,13 +179,13 @@ class Trainer:
     def _publish(self) -> None:
         now = time.monotonic()
         if now >= self._sparse_due or not self._learned_something:
-            sent = self._publisher.publish_sparse(self._learners.online.table, self._learned_offsets())
+            sent = self.publisher.publish_sparse(self._learners.online.table, self._learned_offsets())
             if sent:
                 self._sparse_due = now + self._settings.trainer.publish_interval_ms / 1e3
         if (
             self._dense_changed
             and now >= self._dense_due
-            and self._publisher.publish_dense(self._learners.online.dense_parameters())
+            and self.publisher.publish_dense(self._learners.online.dense_parameters())
         ):
             self._dense_changed = False
             self._dense_due = now + self._settings.trainer.dense_interval_ms / 1e3
@@ -191,7 +204,7 @@ class Trainer:
             return
         self._checkpoint_due = now + self._settings.trainer.checkpoint_interval_s
         self._send_validations(everything=True)
-        self._keeper.save(self._learners, self._publisher, self._offsets())
+        self._keeper.save(self._learners, self.publisher, self._offsets())
         self._keeper.cut(self._examples)
 
     def _send_validations(self, *, everything: bool) -> None:
@@ -227,9 +240,9 @@ class Trainer:
             items=items,
             users=users,
             epoch=self._epoch,
-            sequence=next(iter(self._publisher.sequences.values())),
+            sequence=next(iter(self.publisher.sequences.values())),
             checkpoint=self._keeper.number,
-            ack_ms=round(self._publisher.last_ack_ms, 2),
+            ack_ms=round(self.publisher.last_ack_ms, 2),
             **{name: round(value, 5) for name, value in self._learners.progressive.figures().items()},
             **health_values(self._learners, _now_ms()),
         )

@@ -1,0 +1,123 @@
+"""One run from the first process to the last comparison; whatever happens, nothing is left running."""
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+
+from infra.chaos import compare, disk, kills, points, takeover
+from infra.chaos.arena import Arena, Failed
+from infra.chaos.broker import ExampleEnds
+from infra.chaos.compare import Check
+from infra.chaos.load import Load
+from infra.chaos.plan import CONFIG, Plan
+from infra.chaos.recovery import Watch
+from infra.chaos.report import Report, make
+from infra.chaos.settle import settle
+from infra.control import StackError
+from online_learning.models.fields import FieldEncoder
+from serving.shared.mirror import Mirror
+from streams.failpoints import CATALOGUE
+
+Tell = Callable[[str], None]
+
+
+class Campaign:
+    """Runs a plan in `folder`, which must be empty or absent."""
+
+    def __init__(self, plan: Plan, folder: Path, tell: Tell) -> None:
+        self._plan, self._folder, self._tell = plan, folder, tell
+        self._checks: list[Check] = []
+        self._errors: list[str] = []
+        self._points: Counter[str] = Counter()
+        self._schedule: list[str] = []
+
+    def run(self) -> Report:
+        """Starts, loads, kills, settles, compares and stops; what cannot be reached in time is an error in the report.
+
+        Raises StackError where the stack does not even start.
+        """
+        begun_s = time.monotonic()
+        watch: Watch | None = None
+        with ExitStack() as exits:
+            checkpoints = self._folder / "checkpoints"
+            mounted = exits.enter_context(disk.small_disk(checkpoints))
+            arena = Arena(self._folder, CONFIG.format(checkpoints=checkpoints))
+            exits.callback(arena.stop)
+            arena.start()
+            self._tell(f"the stack is up in {self._folder}")
+            watch = exits.enter_context(Watch(Path(arena.settings.serving.shm_dir)))
+            try:
+                self._attack(arena, watch, mounted)
+            except (Failed, StackError) as error:
+                self._errors.append(str(error))
+        outages = watch.outages
+        seconds = time.monotonic() - begun_s
+        return make(self._plan, self._schedule, outages, self._points, self._checks, self._errors, seconds)
+
+    def _attack(self, arena: Arena, watch: Watch, mounted: bool) -> None:
+        plan = self._plan
+        ends = ExampleEnds(arena.settings.kafka)
+        try:
+            with Load(arena.settings.kafka, plan.seed, plan.rate, _Rows(arena).has) as load:
+                load.crowd(plan.crowd)
+                arena.wait(lambda: watch.lineage.learned, 60.0, "the first frames are applied", "trainer", "replica")
+                for part in plan.parts:
+                    self._tell(f"--- {part}")
+                    self._run(part, arena, watch, ends, mounted)
+                    load.check()
+        finally:
+            ends.close()
+        self._tell(f"--- at rest: {load.requests} requests, {load.events} events, {load.twice} of them twice")
+        mirror = Mirror(Path(arena.settings.serving.shm_dir))
+        checkpoint = settle(arena, mirror)
+        examples = compare.read_examples(arena)
+        self._checks += [
+            compare.rows(checkpoint, mirror),
+            compare.dense(checkpoint, mirror),
+            compare.deleted(arena, checkpoint, mirror, load.erased),
+            compare.learned(arena, checkpoint, examples),
+            compare.joined(arena, (one for records in examples.values() for _, one in records)),
+            compare.taken(arena, load.events + load.twice),
+        ]
+
+    def _run(self, part: str, arena: Arena, watch: Watch, ends: ExampleEnds, mounted: bool) -> None:
+        plan = self._plan
+        if part == "failpoints":
+            names = [name for name in CATALOGUE if not plan.points or name in plan.points]
+            if not plan.hits:
+                names = points.chosen(random.Random(plan.seed))
+            found = points.Points(arena, watch, ends, points.orders(names, max(plan.hits, 1), plan.seed))
+            try:
+                found.run(self._tell)
+            finally:
+                self._points = found.hits
+            points.check_reached(found)
+        elif part == "kills":
+            schedule = kills.schedule(plan.kills, plan.seed)
+            self._schedule = [str(kill) for kill in schedule]
+            self._tell("schedule: " + " ".join(self._schedule))
+            kills.run(arena, watch, ends, schedule, self._tell)
+        elif part == "takeover":
+            self._checks += takeover.run(arena, watch, self._folder / "second", self._tell)
+        else:
+            self._checks += disk.full(arena, watch, ends, mounted, self._tell)
+            self._checks += disk.truncated(arena, watch, ends, self._tell)
+
+
+class _Rows:
+    """Whether readers of this host have a user's row."""
+
+    def __init__(self, arena: Arena) -> None:
+        self._encoder = FieldEncoder(arena.settings.learning.model)
+        self._mirror = Mirror(Path(arena.settings.serving.shm_dir))
+
+    def has(self, user: str) -> bool:
+        """Looks now."""
+        self._mirror.table.refresh()
+        _, found = self._mirror.table.lookup(self._encoder.id_keys("user", user).astype(np.uint64))
+        return bool(found.all())

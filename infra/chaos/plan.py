@@ -1,0 +1,48 @@
+"""What a run of `freshet chaos` does: how much of it, and under which settings."""
+
+from typing import Final
+
+import msgspec
+
+PARTS: Final = ("failpoints", "kills", "takeover", "disk")
+
+# Windows of seconds, so that examples are closed while it runs; checkpoints every second, so that kills meet them.
+# Restarts do not wait longer and longer: here a crash is not a fault that repeats itself.
+CONFIG: Final = """
+[streams.join]
+window_s = 3.0
+lateness_s = 1.0
+idle_s = 0.5
+negative_rate = 0.5
+
+[learning.trainer]
+arm = "online"
+checkpoint_interval_s = 1.0
+checkpoint_dir = "{checkpoints}"
+dense_interval_ms = 500.0
+
+[local]
+restart_first_s = 0.1
+restart_max_s = 0.1
+"""
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """`parts`: which of PARTS, in their order. `hits`: how often each failpoint strikes; 0: once at a seeded choice of
+    them that has every process and every kind of step. `kills`: random kills. `rate`: requests a second. `crowd`:
+    users that come once before the load, so that the tables outgrow their first size. `budget_s`: the longest time
+    from a kill to the next applied frame."""
+
+    seed: int = 0
+    parts: tuple[str, ...] = PARTS
+    hits: int = 5
+    kills: int = 200
+    rate: float = 15.0
+    crowd: int = 4_500
+    budget_s: float = 30.0
+    points: tuple[str, ...] = ()
+
+
+def quick(seed: int) -> Plan:
+    """All of it in its shortest form."""
+    return Plan(seed=seed, hits=0, kills=6, rate=15.0, crowd=0)

@@ -1,0 +1,158 @@
+"""Every failpoint of trainer, replica and worker, struck under load: one life after the other ends at the next one.
+
+The three go on side by side. A life begins with its failpoint armed; while it lasts, the next one waits for the life
+after it.
+"""
+
+import random
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Final
+
+from infra.chaos.arena import Arena, Failed
+from infra.chaos.broker import ExampleEnds
+from infra.chaos.recovery import Watch
+from streams.failpoints import CATALOGUE, Arm, Kind
+
+PROCESSES: Final = ("trainer", "replica", "worker")
+
+# At which hit a place strikes, drawn between these: steps of every batch pass many times before one looks again, those
+# of a checkpoint once in a second, those of a start only then.
+_COUNTS: Final[dict[str, tuple[int, int]]] = {
+    "trainer.learned": (10, 60),
+    "trainer.erased": (1, 3),
+    "trainer.frames-made": (10, 60),
+    "trainer.transaction-begun": (10, 60),
+    "trainer.frames-sent": (10, 60),
+    "trainer.frames-committed": (10, 60),
+    "trainer.keys-forgetting": (10, 60),
+    "trainer.keys-forgotten": (10, 60),
+    "trainer.dense-sent": (2, 6),
+    "trainer.checkpoint-hidden": (1, 1),
+    "replica.rows-removed": (5, 60),
+    "replica.row-odd": (5, 60),
+    "replica.rows-applied": (5, 60),
+    "replica.lineage-odd": (5, 60),
+    "replica.frame-told": (5, 60),
+    "replica.file-written": (1, 8),
+    "replica.file-renamed": (1, 8),
+    "replica.head-advanced": (1, 8),
+    "worker.processed": (5, 60),
+    "worker.transaction-begun": (5, 60),
+    "worker.topic-sent": (5, 150),
+    "worker.batch-sent": (5, 60),
+    "worker.batch-committed": (5, 60),
+    "worker.offsets-noted": (5, 60),
+}
+_CHECKPOINTS: Final = (1, 3)
+
+# Needs tables larger than their first size, which the shortest form does not make.
+_NEEDS_A_CROWD: Final = {"replica.table-grown"}
+# A place that is not reached in this time (of a loaded machine) is one that is not there.
+_REACHED_S: Final = 120.0
+_LOOK_S: Final = 0.05
+
+
+def chosen(rng: random.Random) -> list[str]:
+    """One place of every process and kind of step, by chance."""
+    found = []
+    for process in PROCESSES:
+        for kind in Kind:
+            places = [
+                name
+                for name, place in CATALOGUE.items()
+                if name.startswith(f"{process}.") and place.kind is kind and name not in _NEEDS_A_CROWD
+            ]
+            found += rng.sample(places, min(1, len(places)))
+    return found
+
+
+def orders(names: list[str], hits: int, seed: int) -> dict[str, deque[Arm]]:
+    """For each process what its lives end at, every name `hits` times, in an order by chance."""
+    rng = random.Random(seed)
+    found: dict[str, deque[Arm]] = {}
+    for process in PROCESSES:
+        own = [name for name in names if name.startswith(f"{process}.")]
+        lives = [name for _ in range(hits) for name in rng.sample(own, len(own))]
+        found[process] = deque(Arm(name, rng.randint(*_count(name))) for name in lives)
+    return found
+
+
+def _count(name: str) -> tuple[int, int]:
+    if name in _COUNTS:
+        return _COUNTS[name]
+    return _CHECKPOINTS if ".checkpoint-" in name and name.startswith("trainer.") else (1, 1)
+
+
+class _Process:
+    """What one process does: `current` is armed in the life that it has, `waiting` in the one after it."""
+
+    def __init__(self, name: str, lives: deque[Arm], seen: tuple[int, str] | None) -> None:
+        self.name, self.lives, self.seen = name, lives, seen
+        self.current: Arm | None = None
+        self.waiting: Arm | None = None
+        self.since_s = 0.0
+
+    @property
+    def done(self) -> bool:
+        return not self.lives and self.current is None and self.waiting is None
+
+
+class Points:
+    """The lives of all processes; `hits` counts what struck, `missed` names what was never reached."""
+
+    def __init__(self, arena: Arena, watch: Watch, ends: ExampleEnds, lives: dict[str, deque[Arm]]) -> None:
+        self._arena, self._watch, self._ends = arena, watch, ends
+        self._processes = [_Process(name, queue, arena.state.struck(name)) for name, queue in lives.items() if queue]
+        self.hits: Counter[str] = Counter()
+        self.missed: list[str] = []
+
+    def run(self, tell: Callable[[str], None]) -> None:
+        """Until every life has ended where it should, and frames flow again. Raises Failed."""
+        for process in self._processes:
+            self._arm(process)
+            # The life that is there has nothing armed.
+            self._kill(process)
+        while not all(process.done for process in self._processes):
+            for process in self._processes:
+                self._look(process, tell)
+            time.sleep(_LOOK_S)
+        last = self._watch.outages[-1]
+        self._arena.wait(lambda: last.everywhere_s is not None, 180.0, "frames flow again", *PROCESSES)
+
+    def _look(self, process: _Process, tell: Callable[[str], None]) -> None:
+        struck = self._arena.state.struck(process.name)
+        if struck is not None and struck != process.seen and process.current is not None:
+            process.seen = struck
+            self.hits[process.current.name] += 1
+            tell(f"{process.current}; {sum(len(other.lives) for other in self._processes)} lives to go")
+            process.current = None
+            self._killed(process, struck[1])
+        if process.waiting is not None and not self._arena.state.armed(process.name):
+            process.current, process.waiting, process.since_s = process.waiting, None, time.monotonic()
+        if process.waiting is None and process.lives:
+            self._arm(process)
+        if process.current is not None and time.monotonic() - process.since_s > _REACHED_S:
+            self.missed.append(process.current.name)
+            tell(f"{process.current} was not reached in {_REACHED_S:g} s")
+            process.current = None
+            self._kill(process)
+
+    def _arm(self, process: _Process) -> None:
+        process.waiting = process.lives.popleft()
+        self._arena.state.arm(process.name, str(process.waiting))
+
+    def _kill(self, process: _Process) -> None:
+        self._arena.wait(lambda: self._arena.kill(process.name), 60.0, f"{process.name} has a process", process.name)
+        self._killed(process, "kill -9")
+
+    def _killed(self, process: _Process, why: str) -> None:
+        at_s, at_ms = time.monotonic(), time.time_ns() // 1_000_000
+        self._watch.killed((process.name,), why, at_s, at_ms, self._ends.now())
+
+
+def check_reached(points: Points) -> None:
+    """Raises Failed where a place was never reached."""
+    if points.missed:
+        raise Failed(f"never reached: {', '.join(sorted(set(points.missed)))}")
