@@ -60,8 +60,7 @@ class TwoTowerLearner:
         for parameter in self.model.parameters():
             parameter.grad = None
         scores = self.model.users(user_rows) @ self.model.items(item_rows).T
-        log_q, hits = torch.from_numpy(candidates.log_q), torch.from_numpy(candidates.hits)
-        losses = sampled_softmax(scores, log_q, torch.arange(b), hits)
+        losses = sampled_softmax(scores, torch.from_numpy(candidates.log_expected))
         losses.sum().backward()  # type: ignore[no-untyped-call]
         assert user_rows.grad is not None and item_rows.grad is not None
         by_user, by_item = user_rows.grad.numpy(), item_rows.grad.numpy()

@@ -68,7 +68,7 @@ class ItemStream:
 
     def state(self) -> ItemStreamState:
         """What goes into a checkpoint."""
-        names = list(self._counts)
+        names = list(dict.fromkeys(self._ring))
         place = {name: number for number, name in enumerate(names)}
         ring = np.array([place[item] for item in self._ring], dtype=np.int32).tobytes()
         return ItemStreamState(names, ring, self._at, self._draws)

@@ -45,13 +45,14 @@ class TwoTower(nn.Module):
         return nn.functional.normalize(vectors, dim=1) if self._settings.normalize else vectors
 
 
-def sampled_softmax(scores: Tensor, log_q: Tensor, own: Tensor, hits: Tensor) -> Tensor:
+def sampled_softmax(scores: Tensor, log_expected: Tensor) -> Tensor:
     """Cross-entropy f32 [B] of each positive among C candidates that were drawn, not enumerated.
 
-    scores f32 [B, C]; log_q f32 [C], the logarithm of how often a candidate is expected among those drawn, up to a
-    constant; own i64 [B], the positive's column; hits bool [B, C], columns that are no negatives of it: they are left
-    out. With ln q taken off, what is learned is the score among all items, not the score beyond being popular
-    (Bengio, Senecal 2008; Yi et al. 2019, eq. 4).
+    scores f32 [B, C], the positives' own items in the first B columns; log_expected f32 [B, C]: see `Candidates`. Taken
+    off the scores, it makes the sum over those drawn an unbiased estimate of the sum over all items (Bengio, Senecal
+    2008), so that what is learned is how often an item is taken, and not how much oftener than others say. A positive's
+    own item is no draw and keeps its score (Khrylchenko et al. 2025, "Correcting the LogQ Correction"): with ln q taken
+    off it too (Yi et al. 2019, eq. 4) the often taken come out too high.
     """
-    corrected = (scores - log_q).masked_fill(hits, float("-inf"))
-    return nn.functional.cross_entropy(corrected, own, reduction="none")
+    own = torch.arange(len(scores))
+    return nn.functional.cross_entropy(scores - log_expected, own, reduction="none")
