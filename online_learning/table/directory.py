@@ -1,9 +1,6 @@
 """The part of a table that knows keys: index, row headers, and what is touched, in flight or unsaved.
 
-A header is three u64 a slot: key | version | last seen in s (32 bits), count (16, saturating), space (16). Beside it
-a byte of flags, and one byte per 64 slots that says where to look for flagged rows, so that the cost of collecting
-what changed follows what changed and no queue has to be kept (or bounded, or lost). Slot numbers are given out in
-order and reused last-freed-first; a header never moves.
+Slot numbers are given out in order and reused last-freed-first; a header never moves.
 """
 
 from typing import Any
@@ -11,156 +8,75 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from online_learning.table.admission import ALWAYS, admits
-from online_learning.table.compiled import inlined, kernel
-from online_learning.table.index import (
-    BLOCK,
-    DUE,
+from online_learning.table.admission import ALWAYS
+from online_learning.table.compiled import kernel
+from online_learning.table.headers import (
     HEADER_WORDS,
+    IN_FLIGHT,
+    LIVE,
+    SLOTS_PER_BLOCK,
+    TOUCHED,
+    UNSAVED,
+    raise_flags,
+)
+from online_learning.table.index import (
+    DUE,
     LEVEL,
+    LINE_BYTES,
+    LINE_WORDS,
     SEGMENT,
-    SEGMENT_BITS,
+    SEGMENT_LINES,
     SPLIT,
     USED,
-    candidate,
-    entries_for,
     erase,
     find_range,
-    grow,
+    hash_of,
+    line_of,
     probe,
     probe_histogram,
-    segment_base,
-    tag_of,
+    split_range,
+    splits_done,
+    splits_due,
+    words_for,
 )
-from online_learning.table.intrinsics import prefetch
+from online_learning.table.intrinsics import prefetch, prefetch_far
 from online_learning.table.memory import Ahead, reserve
+from online_learning.table.upsert import (
+    BLOCK,
+    CHUNK,
+    FREE,
+    LIMIT,
+    NEXT,
+    PARTS,
+    ROWS,
+    enter_parts,
+    hash_range,
+    note_repeated,
+    take_slots,
+    upsert,
+    write_range,
+)
 from online_learning.table.workers import Workers
-
-# Flags of a slot, u8.
-LIVE = 1
-TOUCHED = 2  # changed since it was last taken for publishing
-IN_FLIGHT = 4  # taken, not yet acknowledged
-UNSAVED = 8  # changed since the last snapshot
-PROTECTED = 16  # in the batch being inserted: not to be evicted under it
-
-SLOTS_PER_BLOCK = 64
 
 # Of the index's load: a doubling begins at 0.75, and its memory should be there by then.
 DOUBLING_NEAR = 0.65
 
-# Places in the directory's counters, i64 [5].
-NEXT, FREE, ROWS, LIMIT, UNADMITTED = 0, 1, 2, 3, 4
-
-# What upsert answers instead of a slot.
-UNADMITTED_SLOT, REFUSED_SLOT = -1, -2
-
-COUNT_SHIFT, SPACE_MASK, COUNT_MAX = 16, 0xFFFF, 0xFFFF
-
-
-@inlined
-def raise_flags(flags, blocks, slot, bits):  # type: ignore[no-untyped-def]
-    """Set flags of a slot, and in its block's byte."""
-    bits = np.uint8(bits)
-    if flags[slot] & bits != bits:
-        flags[slot] |= bits
-        blocks[slot // SLOTS_PER_BLOCK] |= bits
+# Keys in a call from which on sharing them among threads saves more than it costs.
+SHARED_FROM = 1 << 13
 
 
 @kernel
-def upsert(  # type: ignore[no-untyped-def]
-    entries,
-    index_state,
-    headers,
-    flags,
-    blocks,
-    free,
-    counters,
-    seed,
-    keys,
-    spaces,
-    now_s,
-    version,
-    policy,
-    threshold,
-    cut,
-    sketch,
-    admission_state,
-    slots,
-    created,
-):
-    """Find every key or give it a slot; created[:n] = positions in the batch that made a row. Returns n."""
-    made = 0
-    tags = np.empty(BLOCK, np.uint64)
-    seen = np.uint64(now_s) << np.uint64(32)
-    for start in range(0, keys.shape[0], BLOCK):
-        size = min(BLOCK, keys.shape[0] - start)
-        level, split = index_state[LEVEL], index_state[SPLIT]
-        for i in range(size):
-            tag = tag_of(keys[start + i], seed)
-            tags[i] = tag
-            prefetch(entries, segment_base(tag, level, split) + (np.int64(tag) & (SEGMENT - 1)))
-        for i in range(size):
-            slot = candidate(entries, tags[i], segment_base(tags[i], level, split))
-            if slot >= 0:
-                prefetch(headers, slot * HEADER_WORDS)
-        for i in range(size):
-            key = keys[start + i]
-            tag = tags[i]
-            base = segment_base(tag, index_state[LEVEL], index_state[SPLIT])
-            slot, place = probe(entries, headers, key, tag, base)
-            if slot >= 0:
-                word = headers[slot * HEADER_WORDS + 2]
-                count = min((word >> np.uint64(COUNT_SHIFT)) & np.uint64(COUNT_MAX), np.uint64(COUNT_MAX - 1))
-                headers[slot * HEADER_WORDS + 2] = (
-                    seen | ((count + np.uint64(1)) << np.uint64(COUNT_SHIFT)) | (word & np.uint64(SPACE_MASK))
-                )
-                raise_flags(flags, blocks, slot, UNSAVED)
-                slots[start + i] = slot
-                continue
-            slots[start + i] = UNADMITTED_SLOT
-            if policy != ALWAYS and not admits(policy, threshold, cut, sketch, admission_state, seed, key):
-                counters[UNADMITTED] += 1
-                continue
-            if place < 0 or (counters[FREE] == 0 and counters[NEXT] >= counters[LIMIT]):
-                slots[start + i] = REFUSED_SLOT
-                continue
-            if counters[FREE] > 0:
-                counters[FREE] -= 1
-                slot = np.int64(free[counters[FREE]])
-            else:
-                slot = counters[NEXT]
-                counters[NEXT] += 1
-            entries[place] = (tag << np.uint64(32)) | np.uint64(slot + 1)
-            headers[slot * HEADER_WORDS] = key
-            headers[slot * HEADER_WORDS + 1] = version
-            headers[slot * HEADER_WORDS + 2] = seen | np.uint64(1 << COUNT_SHIFT) | np.uint64(spaces[start + i])
-            flags[slot] = 0
-            raise_flags(flags, blocks, slot, LIVE | TOUCHED | UNSAVED)
-            counters[ROWS] += 1
-            index_state[USED] += 1
-            # Asked here and not in there: to hand arrays to an inlined function can cost numba atomic reference
-            # counts, 30 ns a key.
-            if index_state[USED] > index_state[DUE]:
-                grow(entries, index_state)
-            slots[start + i] = slot
-            created[made] = start + i
-            made += 1
-    return made
-
-
-@kernel
-def drop(entries, index_state, headers, flags, free, counters, seed, keys, dropped):  # type: ignore[no-untyped-def]
+def drop(entries, numbers, index_state, headers, flags, free, counters, seed, keys, dropped):  # type: ignore[no-untyped-def]
     """Free the slots of the keys that are there; dropped[i] = the slot freed, or -1."""
     level, split = index_state[LEVEL], index_state[SPLIT]
     for i in range(keys.shape[0]):
         if i + BLOCK < keys.shape[0]:
-            ahead = tag_of(keys[i + BLOCK], seed)
-            prefetch(entries, segment_base(ahead, level, split) + (np.int64(ahead) & (SEGMENT - 1)))
-        tag = tag_of(keys[i], seed)
-        slot, place = probe(entries, headers, keys[i], tag, segment_base(tag, level, split))
+            prefetch_far(entries, line_of(hash_of(keys[i + BLOCK], seed), level, split) << 3)
+        hashed = hash_of(keys[i], seed)
+        slot, word = probe(entries, numbers, hashed, line_of(hashed, level, split))
         dropped[i] = slot
         if slot >= 0:
-            erase(entries, index_state, place)
+            erase(entries, numbers, index_state, word)
             headers[slot * HEADER_WORDS] = np.uint64(0)
             flags[slot] = 0
             free[counters[FREE]] = np.uint32(slot)
@@ -232,7 +148,9 @@ class Directory:
 
     def __init__(self, reserved: int, limit: int, seed: int) -> None:
         self.seed = np.uint64(seed)
-        self.entries: NDArray[np.uint64] = reserve(entries_for(reserved), np.uint64)
+        self.entries: NDArray[np.uint64] = reserve(words_for(reserved), np.uint64)
+        # The same memory: the slots of a line's entries stand behind its hashes.
+        self.numbers: NDArray[np.uint32] = self.entries.view(np.uint32)
         self.index_state = np.zeros(4, np.int64)
         self.index_state[DUE] = 3 * SEGMENT // 4
         self.headers: NDArray[np.uint64] = reserve(reserved * HEADER_WORDS, np.uint64)
@@ -260,8 +178,13 @@ class Directory:
     def find(self, keys: NDArray[np.uint64], workers: Workers) -> NDArray[np.int64]:
         """Slots i64 [n] of keys u64 [n]; -1: absent."""
         slots = np.empty(len(keys), np.int64)
-        workers.run(find_range, len(keys), self.entries, self.index_state, self.headers, self.seed, keys, slots)
+        workers.run(find_range, len(keys), *self.index, self.seed, keys, slots)
         return slots
+
+    @property
+    def index(self) -> tuple[NDArray[np.uint64], NDArray[np.uint32], NDArray[np.int64]]:
+        """What kernels need to look a key up: entries, the same as u32, and the index's state."""
+        return self.entries, self.numbers, self.index_state
 
     def upsert(
         self,
@@ -270,13 +193,41 @@ class Directory:
         now_s: int,
         version: int,
         admission: tuple[Any, ...],
+        workers: Workers | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(slots i64 [n], positions in the batch that made a row, in order); -1: not admitted, -2: no room."""
+        """(slots i64 [n], positions in the batch that made a row, in order); -1: not admitted, -2: no room.
+
+        The outcome does not depend on `workers`, which share long batches.
+        """
         slots = np.empty(len(keys), np.int64)
+        created: list[NDArray[np.int64]] = []
+        start = 0
+        while start < len(keys):
+            chunk = min(CHUNK, (SEGMENT << int(self.index_state[LEVEL])) // 16)
+            shared = workers is not None and workers.threads > 1 and min(chunk, len(keys) - start) >= SHARED_FROM
+            end = min(len(keys), start + (chunk if shared else SHARED_FROM))
+            part = (keys[start:end], spaces[start:end], np.uint64(now_s), np.uint64(version), admission)
+            if shared:
+                assert workers is not None
+                made = self._upsert_shared(*part, slots[start:end], workers)
+            else:
+                made = self._upsert_serial(*part, slots[start:end])
+            created.append(made + start)
+            start = end
+        return slots, created[0] if len(created) == 1 else np.concatenate([np.empty(0, np.int64), *created])
+
+    def _upsert_serial(
+        self,
+        keys: NDArray[np.uint64],
+        spaces: NDArray[np.uint16],
+        now_s: np.uint64,
+        version: np.uint64,
+        admission: tuple[Any, ...],
+        slots: NDArray[np.int64],
+    ) -> NDArray[np.int64]:
         created = np.empty(len(keys), np.int64)
         made = upsert(
-            self.entries,
-            self.index_state,
+            *self.index,
             self.headers,
             self.flags,
             self.blocks,
@@ -285,20 +236,76 @@ class Directory:
             self.seed,
             keys,
             spaces,
-            np.uint64(now_s),
-            np.uint64(version),
+            now_s,
+            version,
             *admission,
             slots,
             created,
         )
-        return slots, created[:made]
+        return created[:made]
+
+    def _upsert_shared(
+        self,
+        keys: NDArray[np.uint64],
+        spaces: NDArray[np.uint16],
+        now_s: np.uint64,
+        version: np.uint64,
+        admission: tuple[Any, ...],
+        slots: NDArray[np.int64],
+        workers: Workers,
+    ) -> NDArray[np.int64]:
+        """A chunk by several threads: the steps of upsert.py."""
+        size = len(keys)
+        # Admission counts sightings in their order, and a full table has its own rules: then absent keys take the
+        # serial way, behind all that are there.
+        inserting = admission[0] == ALWAYS and self.room >= size
+        marks = (self.headers, self.flags, self.blocks)
+        hashes, words = np.empty(size, np.uint64), np.empty(size, np.int64)
+        workers.run(hash_range, size, self.seed, keys, hashes)
+        own, entered = np.empty((PARTS, size + 1), np.int32), np.zeros(PARTS, np.int64)
+        workers.run(
+            enter_parts,
+            PARTS,
+            *self.index,
+            *marks,
+            hashes,
+            now_s,
+            inserting,
+            slots,
+            words,
+            own,
+            entered,
+            piece=1,
+        )
+        self.index_state[USED] += entered.sum()
+        created, repeated = np.empty(size, np.int64), np.empty(size, np.int64)
+        made, again = take_slots(self._free, self.counters, slots, created, repeated)
+        created = created[:made]
+        workers.run(write_range, made, self.numbers, *marks, keys, spaces, now_s, version, slots, words, created)
+        note_repeated(*marks, slots, repeated[:again], now_s)
+        self._grow(workers)
+        absent = np.flatnonzero(slots == -1)
+        if len(absent):
+            slots_of_absent = np.empty(len(absent), np.int64)
+            more = self._upsert_serial(keys[absent], spaces[absent], now_s, version, admission, slots_of_absent)
+            slots[absent] = slots_of_absent
+            created = np.union1d(created, absent[more])
+        return created
+
+    def _grow(self, workers: Workers) -> None:
+        """Do the splits of the index that are due, by several threads."""
+        state = self.index_state
+        while state[USED] > state[DUE]:
+            count = splits_due(state, len(self.entries))
+            level, split = int(state[LEVEL]), int(state[SPLIT])
+            workers.run(split_range, count, self.entries, self.numbers, level, split, piece=16)
+            splits_done(state, count)
 
     def drop(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Free the rows of keys u64 [n]; the slots i64 [n] they had, -1 where there was none."""
         dropped = np.empty(len(keys), np.int64)
         drop(
-            self.entries,
-            self.index_state,
+            *self.index,
             self.headers,
             self.flags,
             self._free,
@@ -352,40 +359,29 @@ class Directory:
 
     def keep_index_ahead(self, ahead: Ahead) -> None:
         """Shortly before a doubling begins, have the memory that it will fill made ready."""
-        capacity = SEGMENT << int(self.index_state[LEVEL])
+        level = int(self.index_state[LEVEL])
+        capacity, words = SEGMENT << level, SEGMENT_LINES * LINE_WORDS << level
         if self._doubling < capacity and self.index_state[USED] > DOUBLING_NEAR * capacity > Ahead.SMALLEST:
             self._doubling = capacity
-            ahead.soon(self.entries, capacity, 2 * capacity)
+            ahead.soon(self.entries, words, 2 * words)
+
+    @property
+    def _segments(self) -> int:
+        return (1 << int(self.index_state[LEVEL])) + int(self.index_state[SPLIT])
 
     @property
     def index_bytes(self) -> int:
         """Bytes of the index in use."""
-        segments = (1 << int(self.index_state[LEVEL])) + int(self.index_state[SPLIT])
-        return (segments << SEGMENT_BITS) * self.entries.itemsize
-
-    def probe_lengths(self) -> tuple[float, int]:
-        """(mean, longest) number of places between an entry's home and where it is; 255 stands for any more."""
-        histogram = np.zeros(256, np.int64)
-        probe_histogram(self.entries, self.index_state, histogram)
-        mean = float((histogram * np.arange(256)).sum() / max(1, histogram.sum()))
-        return mean, int(np.flatnonzero(histogram).max(initial=0))
+        return self._segments * SEGMENT_LINES * LINE_BYTES
 
     @property
     def load(self) -> float:
         """Used share of the index's places."""
-        return int(self.index_state[USED]) / (self.index_bytes / self.entries.itemsize)
+        return int(self.index_state[USED]) / (self._segments * SEGMENT)
 
-
-def last_seen_s(marks: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Seconds since the epoch at which rows were last seen."""
-    return marks >> np.uint64(32)
-
-
-def counts_of(marks: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """How often rows were seen, at most 65,535."""
-    return (marks >> np.uint64(COUNT_SHIFT)) & np.uint64(COUNT_MAX)
-
-
-def spaces_of(marks: NDArray[np.uint64]) -> NDArray[np.uint16]:
-    """Key spaces of rows."""
-    return (marks & np.uint64(SPACE_MASK)).astype(np.uint16)
+    def probe_lengths(self) -> tuple[float, int]:
+        """(mean, longest) number of lines between an entry's home and where it is; 255 stands for any more."""
+        histogram = np.zeros(256, np.int64)
+        probe_histogram(self.entries, self.index_state, histogram)
+        mean = float((histogram * np.arange(256)).sum() / max(1, histogram.sum()))
+        return mean, int(np.flatnonzero(histogram).max(initial=0))

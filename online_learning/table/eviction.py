@@ -4,8 +4,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from online_learning.table.compiled import kernel
-from online_learning.table.directory import COUNT_MAX, COUNT_SHIFT, LIVE, PROTECTED, SPACE_MASK, counts_of, last_seen_s
-from online_learning.table.index import HEADER_WORDS
+from online_learning.table.headers import (
+    COUNT_MAX,
+    COUNT_SHIFT,
+    HEADER_WORDS,
+    LIVE,
+    PROTECTED,
+    SPACE_MASK,
+    counts_of,
+    last_seen_s,
+)
 from online_learning.table.settings import EvictionPolicy, EvictionSettings
 
 NEVER = np.uint32(0xFFFFFFFF)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from online_learning.table.compiled import kernel
-from online_learning.table.directory import LIVE
+from online_learning.table.headers import LIVE
 from online_learning.table.intrinsics import mix64, prefetch
 from online_learning.table.rows import prefetch_row
 from online_learning.table.settings import OptimizerKind, OptimizerSettings

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from online_learning.table.arguments import Slots, as_keys
-from online_learning.table.directory import IN_FLIGHT, LIVE, TOUCHED, Directory
+from online_learning.table.directory import Directory
 from online_learning.table.eviction import least
-from online_learning.table.index import HEADER_WORDS
+from online_learning.table.headers import HEADER_WORDS, IN_FLIGHT, LIVE, TOUCHED
 from online_learning.table.settings import EvictionPolicy
 from online_learning.table.snapshot import ROW_ARRAYS
 from online_learning.table.tombstones import admit_all

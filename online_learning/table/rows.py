@@ -4,14 +4,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from online_learning.table.compiled import inlined, kernel
-from online_learning.table.intrinsics import mix64, prefetch
+from online_learning.table.directory import Directory
+from online_learning.table.index import LEVEL, SPLIT, hash_of, line_of, probe
+from online_learning.table.intrinsics import FLOATS_PER_LINE, copy_line, mix64, prefetch_far
 from online_learning.table.memory import reserve
 from online_learning.table.settings import InitializerKind
 from online_learning.table.workers import Workers
 
-FLOATS_PER_LINE = 16
-AHEAD = 16
-"""Rows whose lines are asked for before they are read."""
+AHEAD = 32
+"""Rows whose lines are asked for before they are read; into L2, as index.py says of its lines."""
+GROUP = 8
+"""Keys of a lookup that go through one step together: short loops, in which a core overlaps what does not depend."""
 
 ZEROS, UNIFORM, NORMAL = 0, 1, 2
 INITIALIZER_CODES = {InitializerKind.ZEROS: ZEROS, InitializerKind.UNIFORM: UNIFORM, InitializerKind.NORMAL: NORMAL}
@@ -21,7 +24,17 @@ INITIALIZER_CODES = {InitializerKind.ZEROS: ZEROS, InitializerKind.UNIFORM: UNIF
 def prefetch_row(values, place, dim):  # type: ignore[no-untyped-def]
     """Ask for all cache lines of a row."""
     for offset in range(0, dim, FLOATS_PER_LINE):
-        prefetch(values, place + offset)
+        prefetch_far(values, place + offset)
+
+
+@inlined
+def copy_row(out, target, values, source, dim):  # type: ignore[no-untyped-def]
+    """out[target:target + dim] = values[source:source + dim]."""
+    whole = dim & ~(FLOATS_PER_LINE - 1)
+    for column in range(0, whole, FLOATS_PER_LINE):
+        copy_line(out, target + column, values, source + column)
+    for column in range(whole, dim):
+        out[target + column] = values[source + column]
 
 
 @kernel
@@ -30,14 +43,41 @@ def gather_range(values, dim, slots, out, begin, end):  # type: ignore[no-untype
     for i in range(begin, end):
         if i + AHEAD < end and slots[i + AHEAD] >= 0:
             prefetch_row(values, slots[i + AHEAD] * dim, dim)
-        slot = slots[i]
-        source, target = slot * dim, i * dim
-        if slot >= 0:
-            for column in range(dim):
-                out[target + column] = values[source + column]
+        if slots[i] >= 0:
+            copy_row(out, i * dim, values, slots[i] * dim, dim)
         else:
-            for column in range(dim):
-                out[target + column] = np.float32(0)
+            for column in range(i * dim, (i + 1) * dim):
+                out[column] = np.float32(0)
+
+
+@kernel
+def lookup_range(  # type: ignore[no-untyped-def]
+    entries, numbers, state, seed, values, dim, keys, slots, out, begin, end
+):
+    """find_range and gather_range in one: slots[begin:end] and out[begin:end] of keys[begin:end].
+
+    Three steps, two groups of keys apart: ask for the index's line; read it and ask for the row; copy the row.
+    """
+    level, split = state[LEVEL], state[SPLIT]
+    ring = 4 * GROUP
+    hashes = np.empty(ring, np.uint64)
+    for start in range(begin, end + 4 * GROUP, GROUP):
+        for i in range(max(begin, start - 4 * GROUP), min(end, start - 3 * GROUP)):
+            if slots[i] >= 0:
+                copy_row(out, i * dim, values, slots[i] * dim, dim)
+            else:
+                for column in range(i * dim, (i + 1) * dim):
+                    out[column] = np.float32(0)
+        for i in range(max(begin, start - 2 * GROUP), min(end, start - GROUP)):
+            hashed = hashes[i & (ring - 1)]
+            slot, _ = probe(entries, numbers, hashed, line_of(hashed, level, split))
+            slots[i] = slot
+            # Of an absent key's row only an address is made: a prefetch cannot fault.
+            prefetch_row(values, slot * dim, dim)
+        for i in range(start, min(end, start + GROUP)):
+            hashed = hash_of(keys[i], seed)
+            hashes[i & (ring - 1)] = hashed
+            prefetch_far(entries, line_of(hashed, level, split) << 3)
 
 
 @kernel
@@ -130,6 +170,18 @@ class Rows:
     def gather(self, slots: NDArray[np.int64], out: NDArray[np.float32], workers: Workers) -> None:
         """out f32 [n, dim] = rows of slots i64 [n]; zeros for -1."""
         workers.run(gather_range, len(slots), self.flat_values, self.dim, slots, out.reshape(-1))
+
+    def lookup(
+        self,
+        directory: Directory,
+        keys: NDArray[np.uint64],
+        slots: NDArray[np.int64],
+        out: NDArray[np.float32],
+        workers: Workers,
+    ) -> None:
+        """slots i64 [n] and out f32 [n, dim] = slots and rows of keys u64 [n]; -1 and zeros where absent."""
+        index, seed = directory.index, directory.seed
+        workers.run(lookup_range, len(keys), *index, seed, self.flat_values, self.dim, keys, slots, out.reshape(-1))
 
     def gather_state(self, slots: NDArray[np.int64], out: NDArray[np.float32], workers: Workers) -> None:
         """out f32 [n, width] = optimizer state of slots i64 [n]."""

@@ -5,6 +5,9 @@ import math
 
 import msgspec
 
+MAX_ROWS = 0xFFFE_0000
+"""Slots have 32-bit numbers, of which an insertion needs the last for itself."""
+
 
 class OptimizerKind(enum.StrEnum):
     """How a row moves against its gradient; all touch only the rows of the batch."""
@@ -150,7 +153,7 @@ class TableSettings(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         _check(bool(self.name), "name", self.name, "not empty")
         _check(1 <= self.dim <= 4096, "dim", self.dim, "in [1, 4096]")
-        _check(0 <= self.max_rows <= 0xFFFF_FF00, "max_rows", self.max_rows, "in [0, 4294967040]")
+        _check(0 <= self.max_rows <= MAX_ROWS, "max_rows", self.max_rows, f"in [0, {MAX_ROWS}]")
         _check(1 <= self.threads <= 256, "threads", self.threads, "in [1, 256]")
         _check(
             self.initializer.zero_columns <= self.dim,

@@ -25,38 +25,32 @@ from online_learning.table.arguments import (
 )
 from online_learning.table.buffers import Buffers
 from online_learning.table.digest import Encoding, digest_rows
-from online_learning.table.directory import (
-    FREE,
+from online_learning.table.directory import Directory
+from online_learning.table.headers import (
+    HEADER_WORDS,
     IN_FLIGHT,
-    LIMIT,
     LIVE,
     PROTECTED,
-    REFUSED_SLOT,
-    SLOTS_PER_BLOCK,
     TOUCHED,
-    UNADMITTED,
-    Directory,
     last_seen_s,
     spaces_of,
 )
-from online_learning.table.index import HEADER_WORDS, MAX_LOAD
-from online_learning.table.keys import collision_bound
 from online_learning.table.memory import Ahead, physical_bytes
 from online_learning.table.optimizers import Optimizer
 from online_learning.table.persistence import header_arrays, load_headers, split_to_fit
 from online_learning.table.rows import INITIALIZER_CODES, Rows, initialise_range, spread_range
 from online_learning.table.settings import (
+    MAX_ROWS,
     AdmissionPolicy,
     EvictionPolicy,
     FullPolicy,
     TableSettings,
 )
 from online_learning.table.snapshot import SnapshotMeta, TableSnapshot
-from online_learning.table.stats import TableStats
+from online_learning.table.stats import TableStats, stats_of
 from online_learning.table.tombstones import Tombstones
+from online_learning.table.upsert import LIMIT, REFUSED_SLOT
 from online_learning.table.workers import Workers
-
-MAX_SLOTS = 0xFFFF_FF00
 
 
 class TableFull(Exception):
@@ -90,7 +84,7 @@ class Table:
         row_bytes = 4 * (settings.dim + self.optimizer.width)
         reserved = settings.max_rows
         if settings.full is FullPolicy.GROW:
-            reserved = max(reserved, min(MAX_SLOTS, physical_bytes() // row_bytes))
+            reserved = max(reserved, min(MAX_ROWS, physical_bytes() // row_bytes))
         self._directory = Directory(reserved, reserved, self.seed)
         self._tombstones = Tombstones(reserved, self.seed)
         self._rows = Rows(reserved, settings.dim, self.optimizer.width)
@@ -122,6 +116,15 @@ class Table:
     def find(self, keys: Keys) -> Slots:
         """Slots i64 [n] of keys u64 [n]; -1: absent. Changes nothing."""
         return self._directory.find(as_keys(keys), self._workers)
+
+    def lookup(self, keys: Keys, out: Floats | None = None) -> tuple[Slots, Floats]:
+        """(slots i64 [n], rows f32 [n, dim]) of keys u64 [n], found and gathered in one pass; -1 and zeros: absent."""
+        keys = as_keys(keys)
+        slots = np.empty(len(keys), np.int64)
+        if out is None:
+            out = self._buffers.take(len(keys), self.dim)
+        self._rows.lookup(self._directory, keys, slots, out, self._workers)
+        return slots, out
 
     def gather(self, slots: Slots, out: Floats | None = None) -> Floats:
         """Rows f32 [n, dim] of slots i64 [n]. A slot of -1 gives zeros: `slots >= 0` tells which are rows."""
@@ -177,7 +180,7 @@ class Table:
         if initial is not None:
             initial = as_floats(initial, (len(keys), self.dim), "initial")
         now_s = now_ms // 1000
-        slots, created = self._directory.upsert(keys, spaces, now_s, version, self._admission())
+        slots, created = self._directory.upsert(keys, spaces, now_s, version, self._admission(), self._workers)
         refused = np.flatnonzero(slots == REFUSED_SLOT)
         if len(refused):
             more = self._insert_refused(refused, keys, spaces, slots, now_s, version)
@@ -368,36 +371,15 @@ class Table:
 
     def stats(self) -> TableStats:
         """Rows, memory and health as they are now; reads the whole index once."""
-        directory, graves = self._directory, self._tombstones.directory
-        rows, slots, (probe_mean, probe_max) = len(directory), directory.slots_used, directory.probe_lengths()
-        per_slot = HEADER_WORDS * 8 + 1 + 1 / SLOTS_PER_BLOCK
-        parts = {
-            "embeddings": slots * self.dim * 4,
-            "optimizer": slots * self.optimizer.width * 4,
-            "headers": round(slots * per_slot),
-            "free list": 4 * int(directory.counters[FREE]),
-            "index": directory.index_bytes,
-            "tombstones": round(graves.slots_used * per_slot) + graves.index_bytes,
-            "admission": self._sketch.nbytes,
-        }
-        overhead = (parts["headers"] + parts["index"]) / max(1, rows)
-        return TableStats(
-            name=self.settings.name,
-            rows=rows,
-            slots=slots,
-            tombstones=len(graves),
+        return stats_of(
+            self.settings,
+            self._directory,
+            self._tombstones.directory,
+            state_width=self.optimizer.width,
+            admission_bytes=self._sketch.nbytes,
             touched=self.touched,
-            max_rows=self.settings.max_rows,
             refused=self._refused,
-            unadmitted=int(directory.counters[UNADMITTED]),
             evicted=self._evicted,
-            load=directory.load,
-            probe_mean=probe_mean,
-            probe_max=probe_max,
-            collision_bound=collision_bound(rows),
-            bytes_by_part=parts,
-            overhead_bytes_per_row=overhead,
-            overhead_at_full_load=per_slot + directory.entries.itemsize / MAX_LOAD,
         )
 
     # ---- inside

@@ -6,7 +6,8 @@ import numpy as np
 
 from online_learning.table import admission
 from online_learning.table.arguments import Keys, Slots
-from online_learning.table.directory import LIVE, Directory
+from online_learning.table.directory import Directory
+from online_learning.table.headers import LIVE
 from online_learning.table.workers import Workers
 
 # Room for tombstones of even a small table's churn; address space only, until they are there.

@@ -29,12 +29,12 @@ def test_slots_given_before_growth_hold_after_it(rows: int) -> None:
 
 
 @pytest.mark.parametrize("rows", [3_000, 30_000, 300_000])
-def test_the_index_is_never_fuller_than_promised_and_a_row_costs_at_most_36_bytes_at_that_load(rows: int) -> None:
+def test_the_index_is_never_fuller_than_promised_and_a_row_costs_at_most_43_bytes_at_that_load(rows: int) -> None:
     stats = grown(rows)[0].stats()
     assert stats.load <= MAX_LOAD
-    assert stats.overhead_at_full_load <= 36
-    # Linear probing at load 3/4 looks at 1.5 places behind the first on average (Knuth 6.4, successful search).
-    assert stats.probe_mean < 2.5
+    assert stats.overhead_at_full_load <= 43
+    # Most keys stand in their first line, of five places.
+    assert stats.probe_mean < 0.5
 
 
 def test_removing_and_inserting_for_long_does_not_wear_the_index_out() -> None:
@@ -55,7 +55,7 @@ def test_removing_and_inserting_for_long_does_not_wear_the_index_out() -> None:
     assert stats.rows == 5_000
     assert stats.slots <= 6_000
     assert stats.tombstones == 0
-    assert stats.probe_mean < 2.5
+    assert stats.probe_mean < 0.5
 
 
 def test_keys_chosen_to_collide_without_the_seed_do_not() -> None:

@@ -1,0 +1,233 @@
+"""Finding many keys and giving those that are absent a slot: one after the other, or by several threads at once.
+
+Both give the same slots, headers and order of creation. By several threads, a chunk of a batch goes through this:
+1. every key is hashed (threads share the chunk);
+2. the keys of each part of the index are found or entered under a provisional number, the key's place in the chunk;
+   threads share the parts. Part and segment depend on the same bits of the hash, so no two threads ever meet in a
+   segment, and equal keys meet one thread, in their order: no lock, and exact counts;
+3. new keys get their slots in the chunk's order (one thread: a pass over numbers);
+4. index and headers are given the slots (threads share what was made).
+"""
+
+import numpy as np
+
+from online_learning.table.admission import ALWAYS, admits
+from online_learning.table.compiled import inlined, kernel
+from online_learning.table.headers import HEADER_WORDS, note_sighting, write_header
+from online_learning.table.index import (
+    DUE,
+    LEVEL,
+    SEGMENT_BITS,
+    SPLIT,
+    USED,
+    grow,
+    hash_of,
+    line_of,
+    number_place,
+    probe,
+    put,
+)
+from online_learning.table.intrinsics import prefetch, prefetch_far
+from online_learning.table.settings import MAX_ROWS
+
+# Places in a directory's counters, i64 [5].
+NEXT, FREE, ROWS, LIMIT, UNADMITTED = 0, 1, 2, 3, 4
+
+# What an insertion answers instead of a slot.
+UNADMITTED_SLOT, REFUSED_SLOT = -1, -2
+
+PART_BITS = 2
+PARTS = 1 << PART_BITS
+"""Parts of the index that threads take in turns; a power of two, of segments."""
+CHUNK = 1 << 16
+"""Keys at most that are entered before the index grows again. Less than a sixteenth of its places, so that until then
+it does not pass load 0.82."""
+FIRST_PROVISIONAL = MAX_ROWS
+"""Slots are below it; above it there is room for a chunk of provisional ones in 32 bits."""
+
+AHEAD = 32
+"""Keys between asking for lines and using them. A power of two."""
+BLOCK = 32
+"""Keys of a serial insertion whose lines are asked for together; they must still be in L1 when they are read."""
+
+
+@inlined
+def take_slot(free, counters):  # type: ignore[no-untyped-def]
+    """The slot for a new row: the one freed last, else the next that was never given out. There must be one."""
+    counters[ROWS] += 1
+    if counters[FREE] > 0:
+        counters[FREE] -= 1
+        return np.int64(free[counters[FREE]])
+    counters[NEXT] += 1
+    return counters[NEXT] - 1
+
+
+@kernel
+def upsert(  # type: ignore[no-untyped-def]
+    entries,
+    numbers,
+    index_state,
+    headers,
+    flags,
+    blocks,
+    free,
+    counters,
+    seed,
+    keys,
+    spaces,
+    now_s,
+    version,
+    policy,
+    threshold,
+    cut,
+    sketch,
+    admission_state,
+    slots,
+    created,
+):
+    """Find every key or give it a slot; created[:n] = positions in the batch that made a row. Returns n."""
+    made = 0
+    hashes = np.empty(BLOCK, np.uint64)
+    for start in range(0, keys.shape[0], BLOCK):
+        size = min(BLOCK, keys.shape[0] - start)
+        level, split = index_state[LEVEL], index_state[SPLIT]
+        for i in range(size):
+            hashed = hash_of(keys[start + i], seed)
+            hashes[i] = hashed
+            prefetch(entries, line_of(hashed, level, split) << 3)
+        for i in range(size):
+            slot, _ = probe(entries, numbers, hashes[i], line_of(hashes[i], level, split))
+            if slot >= 0:
+                prefetch(headers, slot * HEADER_WORDS + 2)
+                prefetch(flags, slot)
+        for i in range(size):
+            hashed = hashes[i]
+            line = line_of(hashed, index_state[LEVEL], index_state[SPLIT])
+            slot, word = probe(entries, numbers, hashed, line)
+            if slot >= 0:
+                note_sighting(headers, flags, blocks, slot, now_s)
+                slots[start + i] = slot
+                continue
+            slots[start + i] = UNADMITTED_SLOT
+            if policy != ALWAYS and not admits(policy, threshold, cut, sketch, admission_state, seed, keys[start + i]):
+                counters[UNADMITTED] += 1
+                continue
+            if word < 0 or (counters[FREE] == 0 and counters[NEXT] >= counters[LIMIT]):
+                slots[start + i] = REFUSED_SLOT
+                continue
+            slot = take_slot(free, counters)
+            put(entries, numbers, word, hashed, slot + 1)
+            write_header(headers, flags, blocks, slot, keys[start + i], version, now_s, spaces[start + i])
+            index_state[USED] += 1
+            # Asked here and not in there: to hand arrays to an inlined function can cost numba atomic reference
+            # counts, 30 ns a key.
+            if index_state[USED] > index_state[DUE]:
+                grow(entries, numbers, index_state)
+            slots[start + i] = slot
+            created[made] = start + i
+            made += 1
+    return made
+
+
+@kernel
+def hash_range(seed, keys, hashes, begin, end):  # type: ignore[no-untyped-def]
+    """Step 1: hashes[begin:end] of keys[begin:end]."""
+    for i in range(begin, end):
+        hashes[i] = hash_of(keys[i], seed)
+
+
+@kernel
+def enter_parts(  # type: ignore[no-untyped-def]
+    entries,
+    numbers,
+    index_state,
+    headers,
+    flags,
+    blocks,
+    hashes,
+    now_s,
+    inserting,
+    slots,
+    words,
+    own,
+    entered,
+    begin,
+    end,
+):
+    """Step 2 for parts [begin, end) of the index.
+
+    slots[i] = the slot of a key that is there (its sighting noted); -3 - j for a new one that stands first at place j
+    of the chunk, whose entry is at words[j]; -1 for one that is absent (not `inserting`, or its segment is full).
+    entered[part] = entries made; own i32 [PARTS, n + 1] is scratch.
+    """
+    level, split = index_state[LEVEL], index_state[SPLIT]
+    count = hashes.shape[0]
+    for part in range(begin, end):
+        mine = own[part]
+        size, made = np.int64(0), 0
+        for i in range(count):
+            # Without a branch: of four parts, it would be guessed wrong every third time.
+            mine[size] = i
+            size += np.int64((hashes[i] >> np.uint64(SEGMENT_BITS)) & np.uint64(PARTS - 1) == np.uint64(part))
+        for step in range(size + 2 * AHEAD):
+            if step < size:
+                prefetch_far(entries, line_of(hashes[mine[step]], level, split) << 3)
+            second = step - AHEAD
+            if 0 <= second < size:
+                place = np.int64(mine[second])
+                hashed = hashes[place]
+                slot, word = probe(entries, numbers, hashed, line_of(hashed, level, split))
+                if slot >= FIRST_PROVISIONAL:
+                    slots[place] = -3 - (slot - FIRST_PROVISIONAL)
+                elif slot >= 0:
+                    slots[place] = slot
+                    prefetch_far(headers, slot * HEADER_WORDS + 2)
+                    prefetch_far(flags, slot)
+                elif inserting and word >= 0:
+                    put(entries, numbers, word, hashed, FIRST_PROVISIONAL + place + 1)
+                    words[place] = word
+                    slots[place] = -3 - place
+                    made += 1
+                else:
+                    slots[place] = -1
+            third = step - 2 * AHEAD
+            if third >= 0 and slots[mine[third]] >= 0:
+                note_sighting(headers, flags, blocks, slots[mine[third]], now_s)
+        entered[part] = made
+
+
+@kernel
+def take_slots(free, counters, slots, created, repeated):  # type: ignore[no-untyped-def]
+    """Step 3: slots for the new keys, in order; created[:n] = places that made a row, repeated[:m] = later sightings
+    of those. Returns (n, m)."""
+    made, again = 0, 0
+    for i in range(slots.shape[0]):
+        if slots[i] <= -3:
+            first = -3 - slots[i]
+            if first == i:
+                slots[i] = take_slot(free, counters)
+                created[made] = i
+                made += 1
+            else:
+                slots[i] = slots[first]
+                repeated[again] = i
+                again += 1
+    return made, again
+
+
+@kernel
+def write_range(  # type: ignore[no-untyped-def]
+    numbers, headers, flags, blocks, keys, spaces, now_s, version, slots, words, created, begin, end
+):
+    """Step 4 for created[begin:end]."""
+    for j in range(begin, end):
+        i = created[j]
+        numbers[number_place(words[i])] = np.uint32(slots[i] + 1)
+        write_header(headers, flags, blocks, slots[i], keys[i], version, now_s, spaces[i])
+
+
+@kernel
+def note_repeated(headers, flags, blocks, slots, repeated, now_s):  # type: ignore[no-untyped-def]
+    """Sightings of new keys behind their first."""
+    for j in range(repeated.shape[0]):
+        note_sighting(headers, flags, blocks, slots[repeated[j]], now_s)
