@@ -12,7 +12,7 @@ from kafka.errors import TopicAlreadyExistsError
 
 from streams.kafka import MAX_REQUEST_BYTES, connection, retry
 from streams.settings import KafkaSettings, StreamsSettings
-from streams.topics import CATALOGUE, DEAD_LETTERS, STAGES, UPDATES, Keep, Partitioning, Topic, changelog
+from streams.topics import CATALOGUE, DEAD_LETTERS, STAGES, TOMBSTONES_MS, UPDATES, Keep, Partitioning, Topic, changelog
 
 # Changelogs are read whole at every start: small segments let compaction keep them near the size of the state.
 _CHANGELOG_SEGMENT_BYTES: Final = 32 * 2**20
@@ -72,6 +72,7 @@ def declared(settings: StreamsSettings) -> list[Declared]:
                 "cleanup.policy": "compact",
                 "segment.bytes": str(_CHANGELOG_SEGMENT_BYTES),
                 "min.cleanable.dirty.ratio": "0.3",
+                "delete.retention.ms": str(TOMBSTONES_MS),
                 "max.message.bytes": str(MAX_REQUEST_BYTES),
             },
         )

@@ -1,11 +1,12 @@
 """Counts that the streams keep per user, and per item and arm, as pure values; rows for the feature store."""
 
+import math
 from typing import Any, Final
 
 from msgspec import Struct, field
 
 from streams.decay import DAY_MS, HOUR_MS, added, decayed
-from streams.records import SCHEMA_VERSION, Action, FeatureRow, Signal, UsedFeatures
+from streams.records import SCHEMA_VERSION, Action, FeatureRow, UsedFeatures
 
 USER_STATS: Final = "user_stats"
 ITEM_STATS: Final = "item_stats"
@@ -46,13 +47,22 @@ class UserStats(Struct, array_like=True):
                 self.recent_items = [action.item, *others][:RECENT_ITEMS]
 
     def _bring(self, ts: int, impressions: float, actions: float) -> None:
-        at = self.at
-        self.impressions_1h = added(self.impressions_1h, at, impressions, ts, HOUR_MS)
-        self.actions_1h = added(self.actions_1h, at, actions, ts, HOUR_MS)
-        self.impressions_1d = added(self.impressions_1d, at, impressions, ts, DAY_MS)
-        self.actions_1d = added(self.actions_1d, at, actions, ts, DAY_MS)
-        self.at = max(at, ts)
+        elapsed = ts - self.at
         self.version += 1
+        if elapsed >= 0:
+            hour, day = math.pow(0.5, elapsed / HOUR_MS), math.pow(0.5, elapsed / DAY_MS)
+            self.impressions_1h = self.impressions_1h * hour + impressions
+            self.actions_1h = self.actions_1h * hour + actions
+            self.impressions_1d = self.impressions_1d * day + impressions
+            self.actions_1d = self.actions_1d * day + actions
+            self.at = ts
+            return
+        # What comes late has decayed on its way.
+        hour, day = math.pow(0.5, -elapsed / HOUR_MS), math.pow(0.5, -elapsed / DAY_MS)
+        self.impressions_1h += impressions * hour
+        self.actions_1h += actions * hour
+        self.impressions_1d += impressions * day
+        self.actions_1d += actions * day
 
     def values(self, ts: int) -> dict[str, Any]:
         """The values of the view `user_stats`, the counts brought to `ts` (ms) where that is later than `at`."""
@@ -99,15 +109,15 @@ class ItemStats(Struct, array_like=True):
     at: int = 0
     version: int = 0
 
-    def add(self, signal: Signal) -> None:
-        """Counts one signal."""
-        at, ts = self.at, signal.ts
-        self.impressions_1h = added(self.impressions_1h, at, signal.impressions, ts, HOUR_MS)
-        self.positives_1h = added(self.positives_1h, at, signal.positives, ts, HOUR_MS)
-        self.impressions_1d = added(self.impressions_1d, at, signal.impressions, ts, DAY_MS)
-        self.positives_1d = added(self.positives_1d, at, signal.positives, ts, DAY_MS)
-        if signal.rating is not None:
-            self.rating_sum += signal.rating
+    def add(self, ts: int, impressions: float = 0.0, positives: float = 0.0, rating: float | None = None) -> None:
+        """Counts what happened at `ts` (ms)."""
+        at = self.at
+        self.impressions_1h = added(self.impressions_1h, at, impressions, ts, HOUR_MS)
+        self.positives_1h = added(self.positives_1h, at, positives, ts, HOUR_MS)
+        self.impressions_1d = added(self.impressions_1d, at, impressions, ts, DAY_MS)
+        self.positives_1d = added(self.positives_1d, at, positives, ts, DAY_MS)
+        if rating is not None:
+            self.rating_sum += rating
             self.rating_count += 1
         self.at = max(at, ts)
         self.version += 1

@@ -1,4 +1,4 @@
-"""The join of impressions with later actions into labelled examples: pure logic of one partition.
+"""The join of impressions with later actions into labelled examples: the logic of one partition.
 
 Time is event time. Each input has a clock, the newest event time that it has shown; the *watermark* is the smaller of
 both less the allowed lateness. An idle input's clock moves on by the time elapsed since it fell idle, and an input that
@@ -17,44 +17,30 @@ the two was interleaved:
   hash of the example id; labels of other tasks are censored. Later actions revise.
 - Duplicates by event id (of one user) or request id are dropped within the horizon. An impression that is later than
   its window and horizon is refused; an action later than the horizon is organic and flagged late.
+
+The watermark works in buckets of 250 ms (`time_index`): what it decides comes so much later, and is the same.
 """
 
-import heapq
-from collections.abc import Iterator
-from typing import Final
-
-import msgspec
 from msgspec import Struct
 
 from streams.aggregates import RATING, UserStats
-from streams.join_examples import ExampleMaker, arm_of
-from streams.join_state import (
-    NEVER,
-    Clock,
-    Clocks,
-    Held,
-    HeldRecord,
-    HeldState,
-    Seen,
-    Slot,
-    Waiting,
-    identity,
-)
+from streams.join_examples import ExampleMaker
+from streams.join_state import NEVER, Clock, Held, HeldRecord, JoinState, Slot, Waiting, identity, pair
 from streams.labels import LabelRules, negative_kept
-from streams.records import SCHEMA_VERSION, Action, Example, FeatureRow, Impression, Signal
+from streams.local_state import LocalState
+from streams.opened import Opened, opened
+from streams.records import Action, FeatureRow, Impression
 from streams.settings import StreamsSettings
-
-# The changelog's keys: the kind, then what it is about.
-_CLOCKS: Final = b"clocks"
-_HELD, _SLOTS, _WAITING, _USER, _SEEN = b"i/", b"s/", b"w/", b"u/", b"d/"
-Key = tuple[str, str]
+from streams.signals import SignalLog
+from streams.time_index import bucket_of
 
 
 class Joined(Struct):
-    """What a batch of records came to: records to send, and the state's changes (None deletes a key)."""
+    """What a batch of records came to: examples (user as key, encoded) and others to send, and the state's changes
+    (None deletes a key)."""
 
-    examples: list[Example]
-    signals: list[Signal]
+    examples: list[tuple[bytes, bytes]]
+    signals: SignalLog
     features: list[FeatureRow]
     changes: dict[bytes, bytes | None]
 
@@ -77,9 +63,13 @@ class JoinCounts(Struct):
 
 
 class Join:
-    """Joins the records of one partition; see the module for the rules. Not safe from several threads."""
+    """Joins the records of one partition; see the module for the rules. Not safe from several threads.
 
-    def __init__(self, settings: StreamsSettings) -> None:
+    `disk` holds the state that it goes on from. The changes that `drain` gives must be applied to it before `settle`
+    is called, and before anything else is.
+    """
+
+    def __init__(self, settings: StreamsSettings, disk: LocalState) -> None:
         join = settings.join
         self._window_ms = int(join.window_s * 1_000)
         self._lateness_ms = int(join.lateness_s * 1_000)
@@ -89,73 +79,71 @@ class Join:
         self._rules = LabelRules(settings.tasks, settings.labels)
         self._make = ExampleMaker(self._rules, self._rate)
         self.counts = JoinCounts()
-        self._clocks = Clocks()
-        self._order = 0
-        self._seen = Seen(self._horizon_ms)
-        self._held: dict[Key, Held] = {}
-        self._ends: list[tuple[int, Key]] = []
-        self._expiries: list[tuple[int, Key]] = []
-        self._waiting: dict[Key, dict[int, Waiting]] = {}
-        self._deadlines: list[tuple[int, int, Key]] = []
-        self._users: dict[str, UserStats] = {}
-        self._examples: list[Example] = []
-        self._signals: list[Signal] = []
-        self._changed_users: dict[str, None] = {}
-        self._changed_held: dict[Key, None] = {}
-        self._changes: dict[bytes, bytes | None] = {}
+        self._state = JoinState(disk, settings.state.memory_bytes // 2)
+        self._progress = self._state.progress
+        self._examples: list[tuple[bytes, bytes]] = []
+        self._signals = SignalLog()
+        self._overdue: dict[bytes, None] = {}
 
     # --- records ------------------------------------------------------------------------------------------------
 
     def impression(self, impression: Impression, raw: bytes) -> bool:
         """Takes an impression and its bytes; False where it is too late to be joined (nothing remembers it)."""
         self.counts.impressions += 1
-        before = self._clocks.impressions.record(impression.ts) - self._lateness_ms
-        if before > impression.ts + self._window_ms + self._horizon_ms:
+        ts, user, progress = impression.ts, impression.user, self._progress
+        before = progress.impression_clock.record(ts) - self._lateness_ms
+        if before > ts + self._window_ms + self._horizon_ms:
             self.counts.late_impressions += 1
             return False
-        key = (impression.user, impression.request_id)
-        if key in self._held:
+        key = pair(user, impression.request_id)
+        if self._state.held.get(key) is not None:
             self.counts.duplicate_impressions += 1
             return True
-        held = Held(impression.ts, before, raw, impression)
-        self._hold(key, held)
-        self._changes[_key(_HELD, key)] = _record(held)
-        arm = arm_of(impression)
-        self._signals += [
-            Signal(v=SCHEMA_VERSION, item=shown.item, arm=arm, ts=impression.ts, impressions=1)
-            for shown in impression.items
-        ]
-        self._user(impression.user).add_impressions(len(impression.items), impression.ts)
-        for waiting in sorted(self._waiting.get(key, {}).values(), key=lambda one: one.order):
-            if self._joins(held, waiting.action, waiting.before):
-                self._forget_waiting(key, waiting.order)
-                self._decide(key, held, waiting)
+        # Where older ones were evicted early, this one must still be met by who drops the next.
+        bucket = max(bucket_of(ts + self._window_ms), progress.dropped)
+        held = Held(HeldRecord(ts, before, bucket, raw), fresh=True)
+        self._state.held.put(key, held)
+        self._state.due_held.add(bucket, key)
+        progress.held += 1
+        if bucket < progress.closed:
+            self._overdue[key] = None
+        arm = impression.arms[0].arm if impression.arms else ""
+        self._signals.shown([shown.item for shown in impression.items], arm, ts)
+        self._user(user).add_impressions(len(impression.items), ts)
+        if progress.waiting:
+            self._end_waits(key, held)
         return True
 
     def action(self, action: Action) -> None:
         """Takes an action."""
         self.counts.actions += 1
+        progress, state = self._progress, self._state
         # The intake's wall clock bounds what one producer's fast clock can do to everybody's watermark.
-        before = self._clocks.actions.record(min(action.ts, action.received_at)) - self._lateness_ms
-        if not self._seen.first_time(identity(action.user, action.event_id), action.ts, before):
+        before = progress.action_clock.record(min(action.ts, action.received_at)) - self._lateness_ms
+        if not self._first_time(identity(action.user, action.event_id), action.ts, before):
             self.counts.duplicate_actions += 1
             return
-        self._order += 1
-        key = (action.user, action.request_id) if action.request_id is not None else None
-        held = self._held.get(key) if key is not None else None
-        waiting = Waiting(action=action, before=before, order=self._order, user_features=None)
-        if key is not None and held is not None and self._joins(held, action, before):
-            self._user(action.user).add_action(action)
-            self._decide(key, held, waiting)
-            return
+        progress.actions += 1
+        key = pair(action.user, action.request_id) if action.request_id is not None else None
+        held = state.held.get(key) if key is not None else None
+        waiting = Waiting(action, before, progress.actions, None)
         user = self._user(action.user)
+        if key is not None and held is not None:
+            impression = opened(held.record.raw)
+            if self._joins(held, impression, action, before):
+                user.add_action(action)
+                self._decide(key, held, impression, waiting)
+                return
         waiting.user_features = user.used(action.ts) if user.version else None
         user.add_action(action)
         if key is None or held is not None:
             self._organic(waiting)
         else:
-            self._wait(key, waiting)
-            self._changes[_key(_WAITING, key, waiting.order)] = msgspec.msgpack.encode(waiting)
+            waits = state.waiting.get(key) or []
+            waits.append(waiting)
+            state.waiting.put(key, waits)
+            state.due_waiting.add(max(bucket_of(action.ts), progress.decided), key)
+            progress.waiting += 1
 
     def advance(self, impressions_idle_ms: int | None = None, actions_idle_ms: int | None = None) -> None:
         """Moves the watermark and decides what it passed: windows' ends, waiting actions, the horizon.
@@ -163,67 +151,142 @@ class Join:
         An input's `idle_ms` says that it is at its end and has been idle for so long beyond its grace; None: it is not
         idle.
         """
-        impressions, actions = self._clocks.impressions, self._clocks.actions
+        progress = self._progress
+        impressions, actions = progress.impression_clock, progress.action_clock
         _idle(impressions, impressions_idle_ms)
         _idle(actions, actions_idle_ms)
         _follow(impressions, impressions_idle_ms, actions)
         _follow(actions, actions_idle_ms, impressions)
-        watermark = self.watermark
-        while self._deadlines and self._deadlines[0][0] < watermark:
-            _, order, key = heapq.heappop(self._deadlines)
-            waiting = self._forget_waiting(key, order)
-            if waiting is not None:
-                self._organic(waiting)
-        while self._ends and self._ends[0][0] < watermark:
-            key = heapq.heappop(self._ends)[1]
-            held = self._held.get(key)
-            if held is not None:
-                self._close(key, held)
-        while self._expiries and (self._expiries[0][0] < watermark or len(self._held) > self._max_held):
-            expiry, key = heapq.heappop(self._expiries)
-            if expiry >= watermark and key in self._held:
+        now = bucket_of(self.watermark)
+        self._end_all_waits(now)
+        self._end_windows(now)
+        self._forget_held(bucket_of(self.watermark - self._horizon_ms))
+        self._forget_ids(bucket_of(actions.value - self._lateness_ms - self._horizon_ms))
+
+    # --- what the watermark decides -----------------------------------------------------------------------------
+
+    def _end_all_waits(self, now: int) -> None:
+        progress, table = self._progress, self._state.waiting
+        if now <= progress.decided:
+            return
+        for key in self._state.due_waiting.pop(progress.decided, now):
+            waits = table.get(key)
+            if waits is None:
+                continue
+            over = [one for one in waits if bucket_of(one.action.ts) < now]
+            self._unwait(key, waits, over)
+            for one in over:
+                self._organic(one)
+        progress.decided = now
+
+    def _end_waits(self, key: bytes, held: Held) -> None:
+        """Joins the actions that waited for an impression which is there now."""
+        waits = self._state.waiting.get(key)
+        if waits is None:
+            return
+        impression = opened(held.record.raw)
+        found = [one for one in waits if self._joins(held, impression, one.action, one.before)]
+        self._unwait(key, waits, found)
+        for one in found:
+            self._decide(key, held, impression, one)
+
+    def _unwait(self, key: bytes, waits: list[Waiting], gone: list[Waiting]) -> None:
+        if not gone:
+            return
+        orders = {one.order for one in gone}
+        rest = [one for one in waits if one.order not in orders]
+        if rest:
+            self._state.waiting.put(key, rest)
+        else:
+            self._state.waiting.delete(key)
+        self._progress.waiting -= len(gone)
+
+    def _end_windows(self, now: int) -> None:
+        progress, state = self._progress, self._state
+        for key in self._overdue:
+            self._close_at(key)
+        self._overdue = {}
+        first = max(progress.closed, progress.dropped)
+        if now > first:
+            for key in state.due_held.keys(first, now):
+                self._close_at(key)
+        progress.closed = max(progress.closed, now)
+
+    def _close_at(self, key: bytes) -> None:
+        held = self._state.held.get(key)
+        if held is not None and not held.closed:
+            self._close(held, opened(held.record.raw))
+            if held.touched:
+                self._state.held.put(key, held)
+
+    def _forget_held(self, now: int) -> None:
+        progress, state = self._progress, self._state
+        if now > progress.dropped:
+            for key in state.due_held.pop(progress.dropped, now):
+                state.drop_held(key)
+            progress.dropped = now
+        while progress.held > self._max_held and (oldest := state.due_held.oldest(progress.dropped)) is not None:
+            for key in state.due_held.pop(progress.dropped, oldest + 1):
+                self._close_at(key)
+                state.drop_held(key)
                 self.counts.evicted += 1
-                self._close(key, self._held[key])
-            self._drop(key)
+            progress.dropped = oldest + 1
+
+    def _forget_ids(self, now: int) -> None:
+        progress, table = self._progress, self._state.seen
+        if now <= progress.forgotten:
+            return
+        for one in self._state.due_seen.pop(progress.forgotten, now):
+            name = int.from_bytes(one, "big")
+            ts = table.get(name)
+            # An id that came again after its horizon is in a later bucket too.
+            if ts is not None and bucket_of(ts) < now:
+                table.delete(name)
+                progress.seen -= 1
+        progress.forgotten = now
 
     # --- decisions ----------------------------------------------------------------------------------------------
 
-    def _joins(self, held: Held, action: Action, before: int) -> bool:
-        last = held.ts + self._window_ms + self._horizon_ms
-        if action.ts < held.behind or max(action.ts, before) > last:
+    def _joins(self, held: Held, impression: Opened, action: Action, before: int) -> bool:
+        last = held.record.ts + self._window_ms + self._horizon_ms
+        if action.ts < held.record.behind or max(action.ts, before) > last:
             return False
-        return any(shown.item == action.item for shown in held.opened().items)
+        return any(shown.item == action.item for shown in impression.items)
 
-    def _decide(self, key: Key, held: Held, waiting: Waiting) -> None:
-        action, impression = waiting.action, held.opened()
-        end = held.ts + self._window_ms
+    def _decide(self, key: bytes, held: Held, impression: Opened, waiting: Waiting) -> None:
+        action = waiting.action
+        end = held.record.ts + self._window_ms
         after_end = waiting.before > end
-        if after_end:
-            self._close(key, held)
+        if after_end and not held.closed:
+            self._close(held, impression)
+            held.touch()
+            self._state.held.put(key, held)
         k = next(k for k, shown in enumerate(impression.items) if shown.item == action.item)
-        slot = held.slots.get(k)
+        kept = self._kept(impression, k)
+        slot = held.slots.get(k) if held.slots is not None else None
         if slot is None:
             slot = Slot()
-            if held.closed and self._make.has_negative(slot) and self._kept(impression, k):
+            if held.closed and self._make.has_negative(slot) and kept:
                 slot.revisions, slot.negative = 1, True
         late = after_end or action.ts > end
         self.counts.joined += 1
         self.counts.late_actions += late
         labels = self._rules.labels(action.kind, action.value)
         was_positive = self._make.is_positive(slot)
-        old = self._make.labels(slot, held.closed, self._kept(impression, k))
+        old = self._make.labels(slot, held.closed, kept)
         slot.mark(labels, action.kind, action.ts)
-        self._signal(action, arm_of(impression), not was_positive and self._make.is_positive(slot))
+        self._signal(action, impression.arm(), not was_positive and self._make.is_positive(slot))
         if not labels:
             self.counts.unlabelled += 1
             return
-        held.slots[k] = slot
-        self._changed_held[key] = None
-        new = self._make.labels(slot, held.closed, self._kept(impression, k))
+        held.touch()[k] = slot
+        self._state.held.put(key, held)
+        new = self._make.labels(slot, held.closed, kept)
         if slot.revisions and new == old:
             self.counts.repeated += 1
             return
-        self._examples.append(self._make.joined(impression, k, slot, new, old, action, late))
+        example = self._make.joined(impression, k, slot, new, old, action, late)
+        self._examples.append((impression.user.encode(), example))
         slot.revisions += 1
 
     def _organic(self, waiting: Waiting) -> None:
@@ -234,145 +297,88 @@ class Join:
         self.counts.late_actions += late
         self._signal(action, "", any(labels.values()))
         if labels:
-            self._examples.append(self._make.organic(waiting, labels, late))
+            self._examples.append((action.user.encode(), self._make.organic(waiting, labels, late)))
         else:
             self.counts.unlabelled += 1
 
-    def _close(self, key: Key, held: Held) -> None:
+    def _close(self, held: Held, impression: Opened) -> None:
         """The window's end: emits the kept negatives of a held impression, once."""
-        if held.closed:
-            return
-        impression = held.opened()
-        held.closed, held.impression = True, None
-        self._changed_held[key] = None
+        held.closed = True
+        user = impression.user.encode()
+        slots = held.slots or {}
+        silent: list[int] = []
         for k in range(len(impression.items)):
-            slot = held.slots.get(k)
-            known = slot if slot is not None else Slot()
-            if not self._make.has_negative(known) or not self._kept(impression, k):
+            slot = slots.get(k)
+            if not self._kept(impression, k):
                 continue
-            labels = self._make.labels(known, True, True)
-            self._examples.append(self._make.negative(impression, k, known, labels))
-            self.counts.negatives += 1
-            if slot is not None:
+            if slot is None:
+                silent.append(k)
+            elif self._make.has_negative(slot):
+                self._examples.append((user, self._make.negative(impression, k, slot)))
+                self.counts.negatives += 1
                 slot.negative = True
                 slot.revisions += 1
+                held.touched = True
+        if self._rules.shown_is_negative and silent:
+            self._examples += [(user, example) for example in self._make.negatives(impression, silent)]
+            self.counts.negatives += len(silent)
 
-    def _kept(self, impression: Impression, k: int) -> bool:
-        return negative_kept(f"{impression.request_id}/{impression.items[k].position}", self._rate)
+    def _kept(self, impression: Opened, k: int) -> bool:
+        return self._rate >= 1.0 or negative_kept(impression.example_id(k), self._rate)
 
     def _signal(self, action: Action, arm: str, positive: bool) -> None:
         rating = action.value if action.kind == RATING else None
         if positive or rating is not None:
-            self._signals.append(
-                Signal(
-                    v=SCHEMA_VERSION, item=action.item, arm=arm, ts=action.ts, positives=int(positive), rating=rating
-                )
-            )
+            self._signals.acted(action.item, arm, action.ts, positive, rating)
 
     # --- what is remembered -------------------------------------------------------------------------------------
 
     @property
     def watermark(self) -> int:
         """The event time (ms) before which no record is expected any more."""
-        return min(self._clocks.impressions.value, self._clocks.actions.value) - self._lateness_ms
+        return min(self._progress.impression_clock.value, self._progress.action_clock.value) - self._lateness_ms
+
+    def _first_time(self, one: int, ts: int, behind: int) -> bool:
+        """Whether an event id is new within the horizon; `behind` is the actions' clock less the lateness."""
+        progress, table = self._progress, self._state.seen
+        known = table.get(one)
+        if known is not None and known + self._horizon_ms >= behind:
+            return False
+        progress.seen += known is None
+        table.put(one, ts)
+        self._state.due_seen.add(max(bucket_of(ts), progress.forgotten), one.to_bytes(8, "big"))
+        return True
+
+    def _user(self, user: str) -> UserStats:
+        stats = self._state.users.get(user)
+        if stats is None:
+            stats = UserStats()
+        self._state.users.put(user, stats)
+        return stats
+
+    # --- results ------------------------------------------------------------------------------------------------
+
+    def drain(self, now_ms: int, moved: bool = True) -> Joined:
+        """What the records since the last drain came to; `now_ms` is when the feature rows become available.
+
+        `moved`: whether clocks that moved without anything else are a change worth writing.
+        """
+        features = []
+        for user, stats in self._state.users.changed().items():
+            assert stats is not None
+            stats.available_at = now_ms
+            features.append(stats.row(user, now_ms))
+        joined = Joined(self._examples, self._signals, features, self._state.drain(moved))
+        self._examples, self._signals = [], SignalLog()
+        return joined
+
+    def settle(self) -> None:
+        """Says that the changes of the last drain are on disk: memory may be given back."""
+        self._state.settle()
 
     def sizes(self) -> dict[str, int]:
         """How much is remembered, by name, for metrics."""
-        return {
-            "held": len(self._held),
-            "waiting": len(self._deadlines),
-            "event_ids": len(self._seen),
-            "users": len(self._users),
-        }
-
-    def _user(self, user: str) -> UserStats:
-        self._changed_users[user] = None
-        stats = self._users.get(user)
-        if stats is None:
-            stats = self._users[user] = UserStats()
-        return stats
-
-    def _hold(self, key: Key, held: Held) -> None:
-        end = held.ts + self._window_ms
-        self._held[key] = held
-        if not held.closed:
-            heapq.heappush(self._ends, (end, key))
-        heapq.heappush(self._expiries, (end + self._horizon_ms, key))
-
-    def _drop(self, key: Key) -> None:
-        if self._held.pop(key, None) is not None:
-            self._changed_held.pop(key, None)
-            self._changes[_key(_HELD, key)] = None
-            self._changes[_key(_SLOTS, key)] = None
-
-    def _wait(self, key: Key, waiting: Waiting) -> None:
-        # By order and not by event id: one that came again after its horizon must not displace the first.
-        self._waiting.setdefault(key, {})[waiting.order] = waiting
-        heapq.heappush(self._deadlines, (waiting.action.ts, waiting.order, key))
-
-    def _forget_waiting(self, key: Key, order: int) -> Waiting | None:
-        of_key = self._waiting.get(key, {})
-        waiting = of_key.pop(order, None)
-        if waiting is not None:
-            self._changes[_key(_WAITING, key, order)] = None
-        if not of_key:
-            self._waiting.pop(key, None)
-        return waiting
-
-    # --- results and state --------------------------------------------------------------------------------------
-
-    def drain(self, now_ms: int) -> Joined:
-        """What the records since the last drain came to; `now_ms` is when the feature rows become available."""
-        changes, self._changes = self._changes, {}
-        for key in self._changed_held:
-            held = self._held[key]
-            changes[_key(_SLOTS, key)] = msgspec.msgpack.encode(HeldState(closed=held.closed, slots=held.slots))
-        features = []
-        for user in self._changed_users:
-            stats = self._users[user]
-            stats.available_at = now_ms
-            features.append(stats.row(user, now_ms))
-            changes[_USER + user.encode()] = msgspec.msgpack.encode(stats)
-        changes |= self._seen.drain(self._clocks.actions.value - self._lateness_ms)
-        changes[_CLOCKS] = msgspec.msgpack.encode((self._clocks, self._order))
-        joined = Joined(self._examples, self._signals, features, changes)
-        self._examples, self._signals, self._changed_users, self._changed_held = [], [], {}, {}
-        return joined
-
-    def snapshot(self) -> Iterator[tuple[bytes, bytes]]:
-        """The whole state as the changelog would hold it; call it after a drain."""
-        for key, held in self._held.items():
-            yield _key(_HELD, key), _record(held)
-            if held.closed or held.slots:
-                yield _key(_SLOTS, key), msgspec.msgpack.encode(HeldState(closed=held.closed, slots=held.slots))
-        for key, of_key in self._waiting.items():
-            for order, waiting in of_key.items():
-                yield _key(_WAITING, key, order), msgspec.msgpack.encode(waiting)
-        for user, stats in self._users.items():
-            yield _USER + user.encode(), msgspec.msgpack.encode(stats)
-        yield from self._seen.snapshot().items()
-        yield _CLOCKS, msgspec.msgpack.encode((self._clocks, self._order))
-
-    def restore(self, entries: dict[bytes, bytes]) -> None:
-        """Takes the state back into a new join, from the newest value of every key of the changelog."""
-        for key, value in entries.items():
-            kind, rest = key[:2], key[2:]
-            if kind == _HELD:
-                record = msgspec.msgpack.decode(value, type=HeldRecord)
-                held = Held(record.ts, record.behind, record.raw)
-                if (changed := entries.get(_SLOTS + rest)) is not None:
-                    state = msgspec.msgpack.decode(changed, type=HeldState)
-                    held.closed, held.slots = state.closed, state.slots
-                self._hold(msgspec.msgpack.decode(rest, type=Key), held)
-            elif kind == _WAITING:
-                waiting = msgspec.msgpack.decode(value, type=Waiting)
-                self._wait((waiting.action.user, waiting.action.request_id or ""), waiting)
-            elif kind == _USER:
-                self._users[rest.decode()] = msgspec.msgpack.decode(value, type=UserStats)
-            elif kind == _SEEN:
-                self._seen.restore(int(rest), value)
-            elif key == _CLOCKS:
-                self._clocks, self._order = msgspec.msgpack.decode(value, type=tuple[Clocks, int])
+        return self._state.figures()
 
 
 def _idle(clock: Clock, idle_ms: int | None) -> None:
@@ -383,11 +389,3 @@ def _idle(clock: Clock, idle_ms: int | None) -> None:
 def _follow(clock: Clock, idle_ms: int | None, other: Clock) -> None:
     if idle_ms is not None and clock.base is None and other.value != NEVER:
         clock.value = max(clock.value, other.value)
-
-
-def _record(held: Held) -> bytes:
-    return msgspec.msgpack.encode(HeldRecord(held.ts, held.behind, held.raw))
-
-
-def _key(kind: bytes, *parts: object) -> bytes:
-    return kind + msgspec.msgpack.encode(parts[0] if len(parts) == 1 else parts)

@@ -1,17 +1,30 @@
-"""Examples as the join emits them: labels of a slot, and the records made of them."""
+"""Examples as the join emits them: the labels of a slot, and the records made of them, encoded.
+
+A request's examples differ in few fields. The others are copied from the impression's own bytes: making and encoding
+ten records cost more than all the rest of the join.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
 
 from streams.join_state import Slot, Waiting
 from streams.labels import LabelRules
-from streams.records import SCHEMA_VERSION, Action, Example, Impression, Label, LabelState
+from streams.opened import Opened
+from streams.records import SCHEMA_VERSION, Action, Example, Label, LabelState
+from streams.topics import EXAMPLES
 
 _PENDING = Label(LabelState.PENDING)
 _CENSORED = Label(LabelState.CENSORED)
 _NEGATIVE = Label(LabelState.OBSERVED, 0.0)
 
-
-def arm_of(impression: Impression) -> str:
-    """The arm whose traffic an impression is: that of its first experiment, "" where it is in none."""
-    return impression.arms[0].arm if impression.arms else ""
+_encode = msgspec.msgpack.Encoder().encode
+# A msgpack array of all of Example's fields, and the first of them.
+_HEAD: Final = b"\xdc" + len(Example.__struct_fields__).to_bytes(2, "big") + _encode(SCHEMA_VERSION)
+_FALSE, _TRUE = _encode(False), _encode(True)
+_ZERO: Final = _encode(0)
+_NO_CAUSE: Final = _encode(None) + _encode("") + _encode(None)
 
 
 class ExampleMaker:
@@ -20,6 +33,9 @@ class ExampleMaker:
     def __init__(self, rules: LabelRules, rate: float) -> None:
         self._rules = rules
         self._rate = rate
+        self._rate_bytes = _encode(rate)
+        self._silence = _encode(self.labels(Slot(), True, True))
+        self._unlabelled_end = self._rate_bytes + _FALSE * 4 + _NO_CAUSE
 
     def has_negative(self, slot: Slot) -> bool:
         """Whether the window's end makes a negative of this slot: some task counts silence, and nothing was said."""
@@ -44,28 +60,71 @@ class ExampleMaker:
 
     def joined(
         self,
-        impression: Impression,
+        impression: Opened,
         k: int,
         slot: Slot,
         labels: dict[str, Label],
         old: dict[str, Label],
         action: Action,
         late: bool,
-    ) -> Example:
+    ) -> bytes:
         """The next revision of slot `k`, caused by `action`; a correction where it contradicts the one before."""
         contradicts = slot.revisions > 0 and any(
             old[task].state is LabelState.OBSERVED and labels[task] != old[task] for task in labels
         )
-        return self._of(impression, k, slot, labels, action, late, contradicts)
+        end = (
+            self._rate_bytes
+            + (_TRUE if slot.negative else _FALSE)
+            + _FALSE
+            + (_TRUE if late else _FALSE)
+            + (_TRUE if contradicts else _FALSE)
+            + _encode(action.event_id)
+            + _encode(action.kind)
+            + _encode(action.value)
+        )
+        return self._of(impression, k, slot.revisions, _encode(labels), end)
 
-    def negative(self, impression: Impression, k: int, slot: Slot, labels: dict[str, Label]) -> Example:
-        """The revision of slot `k` at the window's end."""
-        return self._of(impression, k, slot, labels, None, False, False)
+    def negative(self, impression: Opened, k: int, slot: Slot) -> bytes:
+        """The revision at the window's end of slot `k`, on which somebody acted without labelling every task."""
+        end = self._rate_bytes + (_TRUE if slot.negative else _FALSE) + _FALSE * 3 + _NO_CAUSE
+        return self._of(impression, k, slot.revisions, _encode(self.labels(slot, True, True)), end)
 
-    def organic(self, waiting: Waiting, labels: dict[str, float], late: bool) -> Example:
+    def negatives(self, impression: Opened, slots: Iterable[int]) -> list[bytes]:
+        """The first revisions of slots on which nobody acted, at the window's end."""
+        of = impression
+        stem = of.request_id.encode() + b"/"
+        who = _ZERO + _encode(of.ts) + _encode(of.user)
+        labels = self._silence + _encode(of.request_id)
+        shared = bytes(of.scene) + of.session + of.context + of.arms + of.policy + of.model + of.user_features
+        end = self._unlabelled_end
+        items, text, number = of.items, _text, _NUMBERS
+        made = []
+        for k in slots:
+            shown = items[k]
+            at = shown.position
+            digits, position = number[at] if 0 <= at < len(number) else _number(at)
+            made.append(
+                b"".join(
+                    (
+                        _HEAD,
+                        text(stem + digits),
+                        who,
+                        text(shown.item.encode()),
+                        labels,
+                        position,
+                        shown.propensity,
+                        shared,
+                        shown.features,
+                        end,
+                    )
+                )
+            )
+        return made
+
+    def organic(self, waiting: Waiting, labels: dict[str, float], late: bool) -> bytes:
         """The example of an action that joins nothing; what it does not say is censored."""
         action = waiting.action
-        return Example(
+        example = Example(
             v=SCHEMA_VERSION,
             example_id=action.event_id,
             revision=0,
@@ -87,42 +146,50 @@ class ExampleMaker:
             kind=action.kind,
             value=action.value,
         )
+        return EXAMPLES.codec.encode(example)
 
-    def _of(
-        self,
-        impression: Impression,
-        k: int,
-        slot: Slot,
-        labels: dict[str, Label],
-        action: Action | None,
-        late: bool,
-        correction: bool,
-    ) -> Example:
-        shown = impression.items[k]
-        return Example(
-            v=SCHEMA_VERSION,
-            example_id=f"{impression.request_id}/{shown.position}",
-            revision=slot.revisions,
-            ts=impression.ts,
-            user=impression.user,
-            item=shown.item,
-            labels=labels,
-            request_id=impression.request_id,
-            position=shown.position,
-            propensity=shown.propensity,
-            scene=impression.scene,
-            session=impression.session,
-            context=impression.context,
-            arms=impression.arms,
-            policy=impression.policy,
-            model=impression.model,
-            user_features=impression.user_features,
-            item_features=shown.features,
-            negative_rate=self._rate,
-            negative_emitted=slot.negative,
-            late=late,
-            correction=correction,
-            cause=action.event_id if action is not None else None,
-            kind=action.kind if action is not None else "",
-            value=action.value if action is not None else None,
+    def _of(self, impression: Opened, k: int, revision: int, labels: bytes, end: bytes) -> bytes:
+        of, shown = impression, impression.items[k]
+        return b"".join(
+            (
+                _HEAD,
+                _encode(of.example_id(k)),
+                _encode(revision),
+                _encode(of.ts),
+                _encode(of.user),
+                _encode(shown.item),
+                labels,
+                _encode(of.request_id),
+                _encode(shown.position),
+                shown.propensity,
+                of.scene,
+                of.session,
+                of.context,
+                of.arms,
+                of.policy,
+                of.model,
+                of.user_features,
+                shown.features,
+                end,
+            )
         )
+
+
+def _text(data: bytes) -> bytes:
+    """UTF-8 as a msgpack string."""
+    size = len(data)
+    if size < 32:
+        return _SHORT[size] + data
+    if size < 256:
+        return b"\xd9" + _BYTES[size] + data
+    return _encode(data.decode())
+
+
+def _number(n: int) -> tuple[bytes, bytes]:
+    """An integer in decimal digits, and as msgpack."""
+    return b"%d" % n, _encode(n)
+
+
+_SHORT: Final = [bytes([0xA0 | size]) for size in range(32)]
+_BYTES: Final = [bytes([size]) for size in range(256)]
+_NUMBERS: Final = [_number(n) for n in range(128)]

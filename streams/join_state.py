@@ -1,18 +1,25 @@
-"""What the join remembers, and how each piece is written to its changelog."""
+"""What the join remembers, how each piece is written, and the bounded memory that it is remembered in."""
 
-from collections import deque
-from collections.abc import Iterator
 from typing import Final
 
 import msgspec
-import numpy as np
 import xxhash
 from msgspec import Struct, field
 
-from streams.records import Action, Impression, UsedFeatures
-from streams.topics import IMPRESSIONS
+from streams.aggregates import UserStats
+from streams.kept import Kept, Written
+from streams.local_state import LocalState, ordered
+from streams.records import Action, UsedFeatures
+from streams.time_index import TimeIndex
 
 NEVER: Final = -(2**62)
+
+# The state's keys: the kind, then what it is about.
+_PROGRESS: Final = b"progress"
+_HELD, _SLOTS, _WAITING, _USER, _SEEN = b"i/", b"s/", b"w/", b"u/", b"d/"
+_DUE_HELD, _DUE_WAITING, _DUE_SEEN = b"ti", b"tw", b"td"
+# What they take in memory on average, with 20 recent items and one action (measured).
+_USER_BYTES, _WAITING_BYTES, _SEEN_BYTES = 2_200, 1_200, 40
 
 
 class Clock(Struct, array_like=True):
@@ -33,11 +40,26 @@ class Clock(Struct, array_like=True):
         return before
 
 
-class Clocks(Struct, array_like=True):
-    """Both inputs' clocks. Both are kept: the smaller alone would stall the watermark after a restart."""
+class Progress(Struct, array_like=True):
+    """How far the join is, as one record.
 
-    impressions: Clock = field(default_factory=Clock)
-    actions: Clock = field(default_factory=Clock)
+    Both inputs' clocks are kept: the smaller alone would stall the watermark after a restart. `actions` and `batches`
+    count what was taken and written. The buckets before `closed`, `dropped`, `decided`, `forgotten` have been through
+    their windows' ends, their horizons, their waiting, their deduplication. `held`, `waiting`, `seen`: how many there
+    are.
+    """
+
+    impression_clock: Clock = field(default_factory=Clock)
+    action_clock: Clock = field(default_factory=Clock)
+    actions: int = 0
+    batches: int = 0
+    closed: int = 0
+    dropped: int = 0
+    decided: int = 0
+    forgotten: int = 0
+    held: int = 0
+    waiting: int = 0
+    seen: int = 0
 
 
 class Slot(Struct, array_like=True):
@@ -64,29 +86,13 @@ class Slot(Struct, array_like=True):
         return max(label for _, label in kinds.values()) if kinds else None
 
 
-class Held(Struct):
-    """An impression that waits for actions, with its record's bytes.
-
-    `behind`: where the impressions' clock, less the lateness, stood when it came: an action of an earlier time may have
-    been decided without it. Closed once its window is over; from then on only the bytes are kept, a fifth of what the
-    decoded record takes. `slots` by index into the items shown.
-    """
+class HeldRecord(Struct, array_like=True):
+    """The part of a held impression that does not change; `bucket` is the one of the time index that it is in."""
 
     ts: int
     behind: int
+    bucket: int
     raw: bytes
-    impression: Impression | None = None
-    closed: bool = False
-    slots: dict[int, Slot] = field(default_factory=dict)
-
-    def opened(self) -> Impression:
-        """The impression, decoded."""
-        if self.impression is not None:
-            return self.impression
-        found: Impression = IMPRESSIONS.codec.decode(self.raw)
-        if not self.closed:
-            self.impression = found
-        return found
 
 
 class HeldState(Struct, array_like=True):
@@ -96,12 +102,26 @@ class HeldState(Struct, array_like=True):
     slots: dict[int, Slot]
 
 
-class HeldRecord(Struct, array_like=True):
-    """The part of a held impression that does not change."""
+class Held(Struct, gc=False):
+    """An impression that waits for actions: its record's bytes and what happened since.
 
-    ts: int
-    behind: int
-    raw: bytes
+    `behind`: where the impressions' clock, less the lateness, stood when it came: an action of an earlier time may have
+    been decided without it. Closed once its window is over. `slots` by index into the items shown. `fresh` and
+    `touched` say what is not written yet.
+    """
+
+    record: HeldRecord
+    closed: bool = False
+    slots: dict[int, Slot] | None = None
+    fresh: bool = False
+    touched: bool = False
+
+    def touch(self) -> dict[int, Slot]:
+        """The slots, to be changed."""
+        self.touched = True
+        if self.slots is None:
+            self.slots = {}
+        return self.slots
 
 
 class Waiting(Struct, array_like=True):
@@ -114,6 +134,11 @@ class Waiting(Struct, array_like=True):
     user_features: UsedFeatures | None
 
 
+def pair(user: str, request: str) -> bytes:
+    """One key of both."""
+    return msgspec.msgpack.encode((user, request))
+
+
 def identity(*parts: str) -> int:
     """64 bits that stand for an event id of a user, or the like (xxh3).
 
@@ -122,73 +147,115 @@ def identity(*parts: str) -> int:
     return xxhash.xxh3_64_intdigest("\0".join(parts).encode())
 
 
-class Segment(Struct, array_like=True):
-    """Ids that were first seen in one batch, as little-endian bytes: `ids` u64, `times` i64 (ms)."""
+class JoinState:
+    """All that a join remembers, on disk as far as it does not fit in `memory_bytes`."""
 
-    newest: int
-    ids: bytes
-    times: bytes
+    def __init__(self, disk: LocalState, memory_bytes: int) -> None:
+        self._disk = disk
+        found = disk.get(_PROGRESS)
+        self.progress = msgspec.msgpack.decode(found, type=Progress) if found is not None else Progress()
+        # Most bytes are impressions'; of users and event ids many small values are asked for again.
+        self.held = Kept(memory_bytes // 2, self._load_held, self._dump_held, _held_bytes)
+        self.users = Kept(memory_bytes // 4, self._load_user, _dump_user, lambda _: _USER_BYTES)
+        self.seen = Kept(memory_bytes // 8, self._load_seen, _dump_seen, lambda _: _SEEN_BYTES)
+        self.waiting = Kept(memory_bytes // 8, self._load_waiting, _dump_waiting, lambda _: _WAITING_BYTES)
+        self._tables = (self.held, self.users, self.seen, self.waiting)
+        self.due_held = TimeIndex(disk, _DUE_HELD)
+        self.due_waiting = TimeIndex(disk, _DUE_WAITING)
+        self.due_seen = TimeIndex(disk, _DUE_SEEN)
+        self._indexes = (self.due_held, self.due_waiting, self.due_seen)
 
-    def pairs(self) -> Iterator[tuple[int, int]]:
-        """Each id with its time."""
-        ids: list[int] = np.frombuffer(self.ids, dtype="<u8").tolist()
-        times: list[int] = np.frombuffer(self.times, dtype="<i8").tolist()
-        return zip(ids, times, strict=True)
+    def drop_held(self, key: bytes) -> None:
+        """Forgets a held impression, which need not be loaded for that."""
+        self.held.delete(key)
+        self.progress.held -= 1
 
-
-class Seen:
-    """Event ids within the horizon, each with its event time; written to the changelog one segment a batch."""
-
-    def __init__(self, horizon_ms: int) -> None:
-        self._horizon_ms = horizon_ms
-        self._times: dict[int, int] = {}
-        self._segments: deque[tuple[int, Segment]] = deque()
-        self._new: dict[int, int] = {}
-        self._next = 0
-
-    def __len__(self) -> int:
-        return len(self._times)
-
-    def first_time(self, identity: int, ts: int, behind: int) -> bool:
-        """Whether this id is new, as far as is remembered; `behind` is the actions' clock less the lateness."""
-        known = self._times.get(identity)
-        if known is not None and known + self._horizon_ms >= behind:
-            return False
-        self._times[identity] = ts
-        self._new[identity] = ts
-        return True
-
-    def drain(self, behind: int) -> dict[bytes, bytes | None]:
-        """The changes since the last drain: one new segment, and None for those that are past the horizon."""
-        changes: dict[bytes, bytes | None] = {}
-        if self._new:
-            ids = np.fromiter(self._new.keys(), dtype="<u8", count=len(self._new))
-            times = np.fromiter(self._new.values(), dtype="<i8", count=len(self._new))
-            segment = Segment(int(times.max()), ids.tobytes(), times.tobytes())
-            self._segments.append((self._next, segment))
-            changes[self._key(self._next)] = msgspec.msgpack.encode(segment)
-            self._next += 1
-            self._new = {}
-        while self._segments and self._segments[0][1].newest + self._horizon_ms < behind:
-            number, segment = self._segments.popleft()
-            for one, ts in segment.pairs():
-                # An id that came again after its horizon belongs to a later segment.
-                if self._times.get(one) == ts:
-                    del self._times[one]
-            changes[self._key(number)] = None
+    def drain(self, moved: bool) -> Written:
+        """What changed since the last drain; `moved` says that clocks count as a change."""
+        changes: Written = {}
+        for table in self._tables:
+            table.drain(changes)
+        self.progress.batches += 1
+        for index in self._indexes:
+            index.drain(changes, self.progress.batches)
+        if changes or moved:
+            changes[_PROGRESS] = msgspec.msgpack.encode(self.progress)
         return changes
 
-    def restore(self, number: int, data: bytes) -> None:
-        """Takes one segment back; they must come in the order of their numbers."""
-        segment = msgspec.msgpack.decode(data, type=Segment)
-        self._times.update(segment.pairs())
-        self._segments.append((number, segment))
-        self._next = number + 1
+    def settle(self) -> None:
+        """Says that what was drained is on disk."""
+        for table in self._tables:
+            table.settle()
 
-    def snapshot(self) -> dict[bytes, bytes]:
-        """All segments as the changelog would hold them; call it after a drain."""
-        return {self._key(number): msgspec.msgpack.encode(segment) for number, segment in self._segments}
+    def figures(self) -> dict[str, int]:
+        """How much is remembered and where, by name, for metrics."""
+        return {
+            "held": self.progress.held,
+            "waiting": self.progress.waiting,
+            "event_ids": self.progress.seen,
+            "cached_bytes": sum(table.memory_bytes for table in self._tables),
+            "disk_bytes": self._disk.disk_bytes(),
+            "loads": sum(table.loads for table in self._tables),
+            "spilled": sum(table.spilled for table in self._tables),
+        }
 
-    @staticmethod
-    def _key(number: int) -> bytes:
-        return b"d/%020d" % number
+    # --- how each kind is written -------------------------------------------------------------------------------
+
+    def _load_held(self, key: bytes) -> Held | None:
+        found = self._disk.get(_HELD + key)
+        if found is None:
+            return None
+        held = Held(_decode_held(found))
+        # Closing leaves no trace of its own: a window's end is behind, or it is not.
+        held.closed = held.record.bucket < self.progress.closed
+        if (changed := self._disk.get(_SLOTS + key)) is not None:
+            state = _decode_slots(changed)
+            held.closed, held.slots = held.closed or state.closed, state.slots
+        return held
+
+    def _dump_held(self, key: bytes, held: Held | None, changes: Written) -> None:
+        if held is None:
+            changes[_HELD + key] = None
+            if self._disk.get(_SLOTS + key) is not None:
+                changes[_SLOTS + key] = None
+            return
+        if held.fresh:
+            changes[_HELD + key] = msgspec.msgpack.encode(held.record)
+            held.fresh = False
+        if held.touched:
+            changes[_SLOTS + key] = msgspec.msgpack.encode(HeldState(held.closed, held.slots or {}))
+            held.touched = False
+
+    def _load_user(self, user: str) -> UserStats | None:
+        found = self._disk.get(_USER + user.encode())
+        return _decode_user(found) if found is not None else None
+
+    def _load_seen(self, one: int) -> int | None:
+        found = self._disk.get(_SEEN + ordered(one))
+        return int.from_bytes(found, "big", signed=True) if found is not None else None
+
+    def _load_waiting(self, key: bytes) -> list[Waiting] | None:
+        found = self._disk.get(_WAITING + key)
+        return _decode_waiting(found) if found is not None else None
+
+
+_decode_held = msgspec.msgpack.Decoder(HeldRecord).decode
+_decode_slots = msgspec.msgpack.Decoder(HeldState).decode
+_decode_user = msgspec.msgpack.Decoder(UserStats).decode
+_decode_waiting = msgspec.msgpack.Decoder(list[Waiting]).decode
+
+
+def _held_bytes(held: Held) -> int:
+    return len(held.record.raw) + 200
+
+
+def _dump_user(user: str, stats: UserStats | None, changes: Written) -> None:
+    changes[_USER + user.encode()] = None if stats is None else msgspec.msgpack.encode(stats)
+
+
+def _dump_seen(one: int, ts: int | None, changes: Written) -> None:
+    changes[_SEEN + ordered(one)] = None if ts is None else ts.to_bytes(8, "big", signed=True)
+
+
+def _dump_waiting(key: bytes, waiting: list[Waiting] | None, changes: Written) -> None:
+    changes[_WAITING + key] = None if waiting is None else msgspec.msgpack.encode(waiting)

@@ -53,10 +53,9 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
         """Figures of all tasks, summed by stage and name."""
         total: dict[str, int] = {"partitions": len(self._tasks)}
         for (stage, _), (task, _) in self._tasks.items():
-            if task.stage is not None:
-                for name, value in task.stage.counts().items():
-                    key = f"{stage}_{name}".replace("-", "_")
-                    total[key] = total.get(key, 0) + value
+            for name, value in task.counts().items():
+                key = f"{stage}_{name}".replace("-", "_")
+                total[key] = total.get(key, 0) + value
         return total
 
     def check(self) -> None:

@@ -1,6 +1,6 @@
 """Records of one batch, gathered by topic and partition, to be sent in one transaction."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -28,6 +28,10 @@ class Outbox:
     def __bool__(self) -> bool:
         return bool(self._entries)
 
+    def partitions(self, topic: str) -> int:
+        """How many partitions a topic has."""
+        return self._partitions[topic]
+
     def record(self, topic: Topic, record: Any, key: str, partition: int | None = None) -> None:
         """Adds a record of the catalogue, to the partition of its key where none is named."""
         self.bytes(topic.name, topic.codec.encode(record), key.encode(), partition)
@@ -37,6 +41,11 @@ class Outbox:
         if partition is None:
             partition = partition_of(key, self._partitions[topic])
         self._entries.setdefault((topic, partition), []).append((key, value))
+
+    def extend(self, topic: str, partition: int, entries: Sequence[Entry]) -> None:
+        """Adds several (key, value) to a partition."""
+        if entries:
+            self._entries.setdefault((topic, partition), []).extend(entries)
 
     def __iter__(self) -> Iterator[tuple[str, int, list[Entry]]]:
         for (topic, partition), entries in self._entries.items():

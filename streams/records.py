@@ -206,19 +206,23 @@ class Example(Struct, frozen=True, array_like=True):
     value: float | None = None
 
 
-class Signal(Struct, frozen=True, array_like=True):
-    """What one joined record adds to an item's counts. Internal topic `signals`, keyed by item.
+class Signals(Struct, frozen=True, array_like=True):
+    """What one batch of the join adds to the counts of items. Internal topic `signals`, partitioned by item.
 
-    `arm` is the arm whose traffic it came from, or "" for organic actions.
+    Columns of one length n, little-endian bytes: `item` (u32) and `arm` (u32) are places in `items` and `arms`, `ts`
+    (i64, ms), `impressions` and `positives` (u32), `rating` (f64, NaN: none). An arm is the one whose traffic it came
+    from, "" for organic actions.
     """
 
     v: int
-    item: str
-    arm: str
-    ts: int
-    impressions: int = 0
-    positives: int = 0
-    rating: float | None = None
+    items: list[str]
+    arms: list[str]
+    item: bytes
+    arm: bytes
+    ts: bytes
+    impressions: bytes
+    positives: bytes
+    rating: bytes
 
 
 class FeatureRow(Struct, frozen=True, array_like=True):

@@ -46,7 +46,7 @@ class JoinSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     behind the newest event. `horizon_s`: how long event ids are remembered for deduplication and how long after the
     window's end a late action still revises its example. `idle_s`: silence after which an input counts as idle.
     `negative_rate`: the share of negatives that is kept. `future_s`: how far ahead of the wall clock a time may lie.
-    `max_held`: how many impressions a partition remembers; beyond it the oldest are closed and forgotten early.
+    `max_held`: how many impressions a partition remembers on disk; beyond it the oldest are closed and forgotten early.
     """
 
     window_s: Positive = 30.0
@@ -55,14 +55,27 @@ class JoinSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     idle_s: Positive = 1.0
     negative_rate: Annotated[float, Meta(gt=0, le=1)] = 1.0
     future_s: Positive = 3600.0
-    max_held: Count = 200_000
+    max_held: Count = 20_000_000
+
+
+class StateSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the worker's state is. `memory_mb`: how much of it one partition of a stage holds in memory, half as it
+    works with it, half in the buffers of the copy on disk under the state folder. What lasts is Kafka's changelog."""
+
+    memory_mb: Positive = 64.0
+
+    @property
+    def memory_bytes(self) -> int:
+        """The bound in bytes."""
+        return int(self.memory_mb * 2**20)
 
 
 class StreamsSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of topics, intake, join and aggregates."""
+    """Settings of topics, intake, join, aggregates and their state."""
 
     kafka: KafkaSettings = KafkaSettings()
     join: JoinSettings = JoinSettings()
+    state: StateSettings = StateSettings()
     tasks: tuple[TaskSettings, ...] = (
         TaskSettings(name="click", shown_is_negative=True),
         TaskSettings(name="rating"),

@@ -7,13 +7,16 @@ from typing import Protocol
 import msgspec
 
 from streams import topics
-from streams.aggregates import ItemStats, feature_key
+from streams.aggregates import feature_key
 from streams.codec import Unreadable
 from streams.dead_letters import Origin, Reason, dead_letter
 from streams.intake import Intake, Rejected
+from streams.item_counts import ItemCounts
 from streams.join import Join
+from streams.local_state import LocalState
 from streams.outbox import Outbox
 from streams.settings import StreamsSettings
+from streams.signals import decoded, merged
 from streams.topics import Topic
 
 Batch = Mapping[str, Sequence[Origin]]
@@ -30,17 +33,17 @@ class StageName(enum.StrEnum):
 
 
 class Stage(Protocol):
-    """What the transactional loop of one partition runs."""
-
-    def restore(self, entries: dict[bytes, bytes]) -> None:
-        """Takes back the state from the newest value of every key of the changelog."""
+    """What the transactional loop of one partition runs, on the state that it left on disk."""
 
     def process(self, batch: Batch, idle: Idle, now_ms: int, out: Outbox) -> Changes:
         """Handles the records by topic, each in the order of its log; puts what follows into `out`.
 
         `idle` says per input for how long it has been idle beyond its grace (ms; None: it is not). Returns the state's
-        changes.
+        changes, to be written to disk once they are committed; nothing, where nothing but time went by.
         """
+
+    def settle(self) -> None:
+        """Says that the changes of the last batch are on disk: memory may be given back."""
 
     def counts(self) -> dict[str, int]:
         """Figures to report, by name."""
@@ -51,12 +54,12 @@ class IntakeStage:
 
     inputs: tuple[Topic, ...] = (topics.EVENTS,)
 
-    def __init__(self, settings: StreamsSettings, partition: int) -> None:
+    def __init__(self, settings: StreamsSettings, partition: int, disk: LocalState) -> None:
         self._intake = Intake(settings)
         self._events = 0
         self._rejected = 0
 
-    def restore(self, entries: dict[bytes, bytes]) -> None:
+    def settle(self) -> None:
         """There is nothing but the positions, which the loop keeps."""
 
     def process(self, batch: Batch, idle: Idle, now_ms: int, out: Outbox) -> Changes:
@@ -81,13 +84,13 @@ class JoinStage:
 
     inputs: tuple[Topic, ...] = (topics.IMPRESSIONS, topics.ACTIONS)
 
-    def __init__(self, settings: StreamsSettings, partition: int) -> None:
-        self._join = Join(settings)
+    def __init__(self, settings: StreamsSettings, partition: int, disk: LocalState) -> None:
+        self._join = Join(settings, disk)
         self._partition = partition
         self._unreadable = 0
 
-    def restore(self, entries: dict[bytes, bytes]) -> None:
-        self._join.restore(entries)
+    def settle(self) -> None:
+        self._join.settle()
 
     def process(self, batch: Batch, idle: Idle, now_ms: int, out: Outbox) -> Changes:
         # Impressions first: what is there need not be waited for.
@@ -106,12 +109,11 @@ class JoinStage:
             except Unreadable as error:
                 self._refuse(out, record, Reason.UNREADABLE, str(error), now_ms)
         self._join.advance(idle.get(topics.IMPRESSIONS.name), idle.get(topics.ACTIONS.name))
-        joined = self._join.drain(now_ms)
-        for example in joined.examples:
-            # Same key, partitioner and count as the inputs: the partition is known.
-            out.record(topics.EXAMPLES, example, example.user, self._partition)
-        for signal in joined.signals:
-            out.record(topics.SIGNALS, signal, signal.item)
+        joined = self._join.drain(now_ms, moved=bool(batch))
+        # Same key, partitioner and count as the inputs: the partition is known.
+        out.extend(topics.EXAMPLES.name, self._partition, joined.examples)
+        for partition, signals in joined.signals.records(out.partitions(topics.SIGNALS.name)):
+            out.record(topics.SIGNALS, signals, "", partition)
         for row in joined.features:
             out.record(topics.FEATURES, row, feature_key(row.view, row.entities))
         return joined.changes
@@ -129,37 +131,29 @@ class ItemCountsStage:
 
     inputs: tuple[Topic, ...] = (topics.SIGNALS,)
 
-    def __init__(self, settings: StreamsSettings, partition: int) -> None:
-        self._stats: dict[tuple[str, str], ItemStats] = {}
+    def __init__(self, settings: StreamsSettings, partition: int, disk: LocalState) -> None:
+        self._items = ItemCounts(disk, settings.state.memory_bytes // 2)
         self._signals = 0
 
-    def restore(self, entries: dict[bytes, bytes]) -> None:
-        for key, value in entries.items():
-            item, arm = msgspec.json.decode(key, type=tuple[str, str])
-            self._stats[item, arm] = msgspec.msgpack.decode(value, type=ItemStats)
+    def settle(self) -> None:
+        self._items.settle()
 
     def process(self, batch: Batch, idle: Idle, now_ms: int, out: Outbox) -> Changes:
-        changed: dict[tuple[str, str], ItemStats] = {}
+        found = []
         for record in batch.get(topics.SIGNALS.name, ()):
             try:
-                signal = topics.SIGNALS.codec.decode(record.value or b"")
-            except Unreadable as error:
+                found.append(decoded(topics.SIGNALS.codec.decode(record.value or b"")))
+            except (Unreadable, ValueError) as error:
                 _bury(out, record, Reason.UNREADABLE, str(error), now_ms)
-                continue
-            self._signals += 1
-            key = (signal.item, signal.arm)
-            stats = self._stats.setdefault(key, ItemStats())
-            stats.add(signal)
-            changed[key] = stats
-        changes: Changes = {}
-        for (item, arm), stats in changed.items():
+        signals = merged(found)
+        self._signals += len(signals.item)
+        for (item, arm), stats in self._items.add(signals).items():
             row = stats.row(item, arm, now_ms)
             out.record(topics.FEATURES, row, feature_key(row.view, row.entities))
-            changes[msgspec.json.encode((item, arm))] = msgspec.msgpack.encode(stats)
-        return changes
+        return self._items.drain()
 
     def counts(self) -> dict[str, int]:
-        return {"signals": self._signals, "item_rows": len(self._stats)}
+        return {"signals": self._signals} | self._items.figures()
 
 
 def _bury(out: Outbox, record: Origin, reason: Reason, detail: str, now_ms: int) -> None:

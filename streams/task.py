@@ -5,25 +5,30 @@ A batch is five steps:
 2. let the stage handle them (pure);
 3. begin a transaction and send outputs, the state's changes, and the new positions to the changelog;
 4. commit: outputs, state and positions become visible together or not at all;
-5. note the positions, so that lag is visible to others.
+5. write the committed changes to the local copy, and note the positions, so that lag is visible to others.
 
 Whoever is assigned the partition first fences the owner before (same transactional id), then restores the state up to
-the changelog's end, then seeks. So an owner that does not know yet that it lost the partition can do no harm.
+the changelog's end (`changelog`), then seeks. So an owner that does not know yet that it lost the partition can do no
+harm.
 """
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
 
+from streams.changelog import META, Meta, Restored, StateUnreadable, restore
 from streams.failpoints import hit
 from streams.inputs import Idleness, Inputs, Upstream, reader
 from streams.kafka import MAX_REQUEST_BYTES, backoff
+from streams.local_state import LocalState, LocalStateError, Position
 from streams.outbox import Entry, Outbox
 from streams.settings import StreamsSettings
 from streams.stages import STAGES, Changes, Stage, StageName
@@ -31,7 +36,6 @@ from streams.topics import changelog
 
 log = logging.getLogger(__name__)
 
-_META: Final = b"meta"
 # A fenced owner that is still assigned tries again after this: by then it knows of its own eviction.
 _FENCED_S: Final = 5.0
 
@@ -41,18 +45,14 @@ _ANSWER_S: Final = 30.0
 # An example may take 0.1 s from its event through two stages; counts of items may be a moment older.
 _LINGER_S: Final = {StageName.INTAKE: 0.015, StageName.JOIN: 0.015, StageName.ITEM_COUNTS: 0.25}
 
-Positions = dict[str, int]
-
-
-class StateUnreadable(RuntimeError):
-    """A changelog holds state that this version of freshet cannot read; a worker must not go on without it."""
-
 
 class TaskSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a task needs beside the streams' settings. `partitions`: the count of every topic."""
+    """What a task needs beside the streams' settings. `partitions`: the count of every topic; `folder`: where this
+    worker keeps its copies of the state, one folder a task."""
 
     app: str
     partitions: dict[str, int]
+    folder: Path
 
 
 class Task:
@@ -78,6 +78,8 @@ class Task:
         self.name = f"{name}-{partition}"
         self.stage: Stage | None = None
         self.restored = asyncio.Event()
+        self._anew = False
+        self._restored_records = 0
 
     async def run(self) -> None:
         """Owns the partition until cancelled; waits and starts over from the changelog after whatever fails."""
@@ -89,7 +91,9 @@ class Task:
             except ProducerFenced:
                 log.info("%s: fenced by another worker", self.name)
                 await asyncio.sleep(_FENCED_S)
-            except (KafkaError, OSError, TimeoutError) as error:
+            except (KafkaError, OSError, TimeoutError, LocalStateError) as error:
+                # A copy that failed once is not asked again; the changelog has all of it.
+                self._anew = isinstance(error, LocalStateError)
                 if time.monotonic() - began > 10:
                     waits = backoff()
                 log.warning("%s: starts over from its changelog: %s: %s", self.name, type(error).__name__, error)
@@ -111,88 +115,111 @@ class Task:
             # Fencing first: what the owner before had open is aborted now, so the changelog's end is its end.
             await asyncio.wait_for(producer.start(), _ANSWER_S)
             hit("worker.fenced")
-            entries = await self._restore()
-            positions = msgspec.msgpack.decode(entries.pop(_META, b"\x80"), type=Positions)
-            self.stage = STAGES[self._stage_name](self._settings, self._partition)
+            restored = await self._restore()
+            meta = restored.meta or Meta({}, secrets.randbits(63))
             try:
-                self.stage.restore(entries)
-            except (msgspec.DecodeError, ValueError) as error:
+                self.stage = STAGES[self._stage_name](self._settings, self._partition, restored.state)
+                hit("worker.restored")
+                await inputs.start(meta.positions)
+                self.restored.set()
+                await self._loop(self.stage, restored.state, inputs, producer, meta)
+            except msgspec.DecodeError as error:
                 raise StateUnreadable(f"{self._changelog.topic}-{self._partition}: {error}") from error
-            hit("worker.restored")
-            await inputs.start(positions)
-            self.restored.set()
-            await self._loop(self.stage, inputs, producer, positions)
+            finally:
+                restored.state.close()
         finally:
             self.stage = None
             await _closed(inputs.stop())
             await _closed(producer.stop())
 
-    async def _restore(self) -> dict[bytes, bytes]:
-        tp = self._changelog
+    async def _restore(self) -> Restored:
         consumer = reader(self._settings.kafka, f"{self._task.app}-{self.name}-restore")
-        entries: dict[bytes, bytes] = {}
+        folder, memory_bytes = self._task.folder / self.name, self._settings.state.memory_bytes // 2
         try:
             await consumer.start()
-            consumer.assign([tp])
-            await consumer.seek_to_beginning(tp)
-            end = (await consumer.end_offsets([tp]))[tp]
-            while await consumer.position(tp) < end:
-                batches = await consumer.getmany(tp, timeout_ms=200)
-                for record in batches.get(tp, ()):
-                    # Put anew at the end: the order of segments is the order in which they were written.
-                    entries.pop(record.key, None)
-                    if record.value is not None:
-                        entries[record.key] = record.value
+            now_ms = time.time_ns() // 1_000_000
+            restored = await restore(consumer, self._changelog, folder, memory_bytes, now_ms, anew=self._anew)
         finally:
             await _closed(consumer.stop())
-        return entries
+        self._anew = False
+        self._restored_records = restored.records
+        how = "its copy and the changelog's tail" if restored.from_copy else "its changelog"
+        log.info("%s: restored from %s: %d records read", self.name, how, restored.records)
+        return restored
 
-    async def _loop(self, stage: Stage, inputs: Inputs, producer: AIOKafkaProducer, positions: Positions) -> None:
+    def counts(self) -> dict[str, int]:
+        """Figures to report, by name; nothing while it does not run."""
+        return self.stage.counts() | {"restored_records": self._restored_records} if self.stage is not None else {}
+
+    async def _loop(
+        self, stage: Stage, state: LocalState, inputs: Inputs, producer: AIOKafkaProducer, meta: Meta
+    ) -> None:
         idleness = Idleness(inputs, self._settings.join.idle_s, self._upstream_done)
         while True:
             batch = await inputs.read(_LINGER_S[self._stage_name])
             idle = await idleness.look(batch)
             out = Outbox(self._task.partitions)
-            changes = stage.process(batch, idle, time.time_ns() // 1_000_000, out)
+            now_ms = time.time_ns() // 1_000_000
+            changes = stage.process(batch, idle, now_ms, out)
             for topic, records in batch.items():
-                positions[topic] = records[-1].offset + 1
-            # Where nothing came in or goes out only a clock moved, and it can be moved again.
-            if batch or out:
+                meta.positions[topic] = records[-1].offset + 1
+            # Where nothing came in, changed or goes out only a clock moved, and it can be moved again.
+            if batch or out or changes:
                 hit("worker.processed")
-                await asyncio.wait_for(self._commit(producer, out, changes, positions), _ANSWER_S)
+                changes[META] = msgspec.msgpack.encode(meta)
+                at = await asyncio.wait_for(self._commit(producer, out, changes), _ANSWER_S)
+                # Where the broker did not say where the batch is, the copy holds more than it says, which does no harm.
+                state.apply(changes, Position(at, now_ms) if at is not None else None)
+                stage.settle()
             self._noted({tp: await inputs.position(tp) for tp in self._inputs})
             if batch or out:
                 hit("worker.offsets-noted")
 
-    async def _commit(self, producer: AIOKafkaProducer, out: Outbox, changes: Changes, positions: Positions) -> None:
-        for key, value in changes.items():
-            out.bytes(self._changelog.topic, value, key, self._partition)
-        out.bytes(self._changelog.topic, msgspec.msgpack.encode(positions), _META, self._partition)
+    async def _commit(self, producer: AIOKafkaProducer, out: Outbox, changes: Changes) -> int | None:
+        """One transaction; the offset of its last record on the changelog, where the broker told it."""
+        out.extend(self._changelog.topic, self._partition, list(changes.items()))
         await producer.begin_transaction()
         hit("worker.transaction-begun")
-        acknowledged = []
+        sent: list[_Sent] = []
         for topic, partition, entries in out:
-            acknowledged += await _send(producer, topic, partition, entries)
+            sent += await _send(producer, topic, partition, entries)
             hit("worker.topic-sent")
         # All of them, also after a failure: one that nobody awaited would be reported as lost.
-        for result in await asyncio.gather(*acknowledged, return_exceptions=True):
+        results = await asyncio.gather(*(one.acknowledged for one in sent), return_exceptions=True)
+        for result in results:
             if isinstance(result, BaseException):
                 raise result
         hit("worker.batch-sent")
         await producer.commit_transaction()
         hit("worker.batch-committed")
+        first: int = sent[-1].acknowledged.result().offset
+        return first + sent[-1].records - 1 if first >= 0 else None
 
 
-async def _send(producer: AIOKafkaProducer, topic: str, partition: int, entries: list[Entry]) -> list[Any]:
-    futures = []
+class _Sent(NamedTuple):
+    """One batch of records of one partition, on its way."""
+
+    acknowledged: Any
+    records: int
+
+
+async def _send(producer: AIOKafkaProducer, topic: str, partition: int, entries: list[Entry]) -> list[_Sent]:
+    sent: list[_Sent] = []
+
+    async def send() -> None:
+        records = batch.record_count()
+        sent.append(_Sent(await producer.send_batch(batch, topic, partition=partition), records))
+
     batch = producer.create_batch()
+    append = batch.append
     for key, value in entries:
-        if batch.append(key=key, value=value, timestamp=None) is None:
-            futures.append(await producer.send_batch(batch, topic, partition=partition))
+        if append(key=key, value=value, timestamp=None) is None:
+            await send()
             batch = producer.create_batch()
-            batch.append(key=key, value=value, timestamp=None)
-    futures.append(await producer.send_batch(batch, topic, partition=partition))
-    return futures
+            append = batch.append
+            append(key=key, value=value, timestamp=None)
+    await send()
+    return sent
 
 
 async def _closed(stopping: Any) -> None:

@@ -51,7 +51,7 @@ ITEMS = _topic("items", records.Item, _JSON, "item", _ONE, Keep.COMPACTED)
 USERS = _topic("users", records.User, _JSON, "user", _USERS, Keep.COMPACTED)
 IMPRESSIONS = _topic("impressions", records.Impression, _MSGPACK, "user", _USERS, Keep.TIME)
 EXAMPLES = _topic("examples", records.Example, _MSGPACK, "user", _USERS, Keep.CUT)
-SIGNALS = _topic("signals", records.Signal, _MSGPACK, "item", _ITEMS, Keep.TIME)
+SIGNALS = _topic("signals", records.Signals, _MSGPACK, "none", _ITEMS, Keep.TIME)
 FEATURES = _topic("features", records.FeatureRow, _MSGPACK, "view|entities", _USERS, Keep.COMPACTED)
 UPDATES = _topic("updates", records.Frame, _MSGPACK, "table/shard", _ONE, Keep.CUT)
 EXPERIMENTS = _topic("experiments", records.Experiment, _JSON, "name", _ONE, Keep.COMPACTED)
@@ -76,6 +76,10 @@ CATALOGUE: tuple[Topic, ...] = (
 
 # The worker's stages that keep state, and how their inputs (and so their changelogs) are partitioned.
 STAGES: dict[str, Partitioning] = {"intake": _USERS, "join": _USERS, "item-counts": _ITEMS}
+
+
+# How long a changelog tells of a deletion: a copy of the state on disk that is older may have missed one.
+TOMBSTONES_MS = 24 * 3_600_000
 
 
 def changelog(stage: str) -> str:

@@ -130,7 +130,9 @@ def run(settings: StreamsSettings, stop: threading.Event, health: Health, instan
         ensure_topics(settings, wait_s=86_400.0, stop=stop)
     except Stopped:
         return
-    task = TaskSettings(app=APP, partitions={topic.name: topic.partitions for topic in declared(settings)})
+    folder = Path(settings.state_dir or tempfile.gettempdir()) / f"state-{name}"
+    partitions = {topic.name: topic.partitions for topic in declared(settings)}
+    task = TaskSettings(app=APP, partitions=partitions, folder=folder)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(settings, task, name, stop, health))
 

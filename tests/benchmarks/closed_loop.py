@@ -24,7 +24,7 @@ from online_learning.models.fields import FieldEncoder
 from online_learning.settings import LearningSettings
 from online_learning.table.version import pack_version
 from streams.aggregates import ItemStats, UserStats
-from streams.records import SCHEMA_VERSION, Action, Example, Item, Label, LabelState, Signal
+from streams.records import SCHEMA_VERSION, Action, Example, Item, Label, LabelState
 from streams.settings import TaskSettings
 from streams.simulation.behaviour import choose_user, respond
 from streams.simulation.catalogue import Catalogue
@@ -111,9 +111,9 @@ class Loop:
         for position, k in enumerate(chosen):
             clicked = position in clicks
             for_arm = self.item_stats.setdefault((items[k], arm), ItemStats())
-            for_arm.add(Signal(SCHEMA_VERSION, items[k], arm, now, impressions=1))
+            for_arm.add(now, impressions=1)
             if clicked:
-                for_arm.add(Signal(SCHEMA_VERSION, items[k], arm, now, positives=1))
+                for_arm.add(now, positives=1)
                 mine.add_action(Action(ts=now, user=name, item=items[k], kind="click", event_id="", received_at=0))
             if arm == "online":
                 example = Example(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from streams.aggregates import RECENT_ITEMS, ItemStats, UserStats, feature_key
 from streams.decay import DAY_MS, HOUR_MS, added, decayed
-from streams.records import Action, Signal
+from streams.records import Action
 
 T0 = 1_700_000_000_000
 moments = st.lists(st.tuples(st.integers(T0, T0 + 3 * DAY_MS), st.floats(0, 10)), min_size=1, max_size=20)
@@ -74,9 +74,8 @@ def test_recent_items_are_distinct_newest_first_and_bounded() -> None:
 def test_item_counts_of_two_arms_add_up() -> None:
     one, other, both = ItemStats(), ItemStats(), ItemStats()
     for k in range(20):
-        signal = Signal(1, "i", "", T0 + k * 60_000, impressions=3, positives=k % 2, rating=4.0 if k % 5 == 0 else None)
-        (one if k % 3 else other).add(signal)
-        both.add(signal)
+        for stats in (one if k % 3 else other, both):
+            stats.add(T0 + k * 60_000, impressions=3, positives=k % 2, rating=4.0 if k % 5 == 0 else None)
     for name in ("impressions_1h", "positives_1h"):
         summed = sum(decayed(getattr(part, name), both.at - part.at, HOUR_MS) for part in (one, other))
         assert summed == pytest.approx(getattr(both, name))

@@ -1,16 +1,20 @@
 """The join gives what the reference says, however its inputs are interleaved, cut into batches and restarted."""
 
+import tempfile
 from collections import Counter
+from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.join import Join
+from streams.local_state import opened
 from streams.records import Action, Example, Impression, Shown
 from streams.reference import expected_examples, observed
-from streams.settings import JoinSettings, StreamsSettings
-from streams.topics import IMPRESSIONS
+from streams.settings import JoinSettings, StateSettings, StreamsSettings
+from streams.topics import EXAMPLES, IMPRESSIONS
 
+MEMORY_BYTES = 2**20
 T0 = 1_700_000_000_000
 USERS = ("u1", "u2")
 REQUESTS = ("r1", "r2", "r3", "r4")
@@ -76,27 +80,35 @@ joins = st.builds(
 
 
 class Run:
-    """A join with its changelog, that can be killed and restored."""
+    """A join with its copy on disk and its changelog, that can be killed and goes on from either."""
 
-    def __init__(self, settings: StreamsSettings) -> None:
-        self.settings = settings
-        self.join = Join(settings)
+    def __init__(self, folder: Path, settings: StreamsSettings) -> None:
+        self.folder, self.settings = folder, settings
         self.changelog: dict[bytes, bytes] = {}
         self.examples: list[Example] = []
+        self.disk = opened(folder, MEMORY_BYTES)
+        self.join = Join(settings, self.disk)
 
     def commit(self, impressions_idle_ms: int | None = None, actions_idle_ms: int | None = None) -> None:
         self.join.advance(impressions_idle_ms, actions_idle_ms)
         joined = self.join.drain(T0)
-        self.examples += joined.examples
+        for key, example in joined.examples:
+            self.examples.append(EXAMPLES.codec.decode(example))
+            assert key == self.examples[-1].user.encode()
         for key, value in joined.changes.items():
             self.changelog.pop(key, None)
             if value is not None:
                 self.changelog[key] = value
+        self.disk.apply(joined.changes, None)
+        self.join.settle()
 
-    def restart(self) -> None:
-        assert dict(self.join.snapshot()) == self.changelog
-        self.join = Join(self.settings)
-        self.join.restore(self.changelog)
+    def restart(self, anew: bool) -> None:
+        assert dict(self.disk.entries()) == self.changelog
+        self.disk.close()
+        self.disk = opened(self.folder, MEMORY_BYTES, anew=anew)
+        if anew:
+            self.disk.apply(self.changelog, None)
+        self.join = Join(self.settings, self.disk)
 
 
 @given(logs(), joins, st.data())
@@ -105,8 +117,19 @@ def test_the_join_equals_the_reference(
     log: tuple[list[Impression], list[Action]], join: JoinSettings, data: st.DataObject
 ) -> None:
     shown, acted = log
-    configured = StreamsSettings(join=join)
-    run = Run(configured)
+    memory_mb = data.draw(st.sampled_from([1e-6, 64.0]))
+    configured = StreamsSettings(join=join, state=StateSettings(memory_mb=memory_mb))
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(Path(folder) / "state", configured)
+        follow(run, shown, acted, data)
+        run.disk.close()
+    got = sorted(observed(example) for example in run.examples)
+    assert got == expected_examples({0: shown}, {0: acted}, configured)
+    assert max(Counter((one.example_id, one.revision) for one in got if not one.organic).values(), default=1) == 1
+
+
+def follow(run: Run, shown: list[Impression], acted: list[Action], data: st.DataObject) -> None:
+    """Reads both logs in some interleaving, commits now and then, and starts anew from disk or changelog."""
     i = a = 0
     while i < len(shown) or a < len(acted):
         if a >= len(acted) or (i < len(shown) and data.draw(st.booleans())):
@@ -115,13 +138,10 @@ def test_the_join_equals_the_reference(
         else:
             run.join.action(acted[a])
             a += 1
-        step = data.draw(st.sampled_from(["go on", "go on", "commit", "restart"]))
+        step = data.draw(st.sampled_from(["go on", "go on", "commit", "restart", "from changelog"]))
         if step != "go on":
             run.commit()
-        if step == "restart":
-            run.restart()
+        if step in ("restart", "from changelog"):
+            run.restart(anew=step == "from changelog")
     run.commit()
     run.commit(10**9, 10**9)
-    got = sorted(observed(example) for example in run.examples)
-    assert got == expected_examples({0: shown}, {0: acted}, configured)
-    assert max(Counter((one.example_id, one.revision) for one in got if not one.organic).values(), default=1) == 1

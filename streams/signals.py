@@ -1,0 +1,138 @@
+"""What the join says of items, gathered in columns: one record a batch and partition in place of one an item shown."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from streams.outbox import partition_of
+from streams.records import SCHEMA_VERSION, Signals
+
+
+class SignalColumns(NamedTuple):
+    """Signals decoded. `item` i64 [n] and `arm` i64 [n]: places in `items` and `arms`; `ts` i64 [n] (ms);
+    `impressions` and `positives` f64 [n]; `rating` f64 [n], NaN where there is none."""
+
+    items: list[str]
+    arms: list[str]
+    item: NDArray[np.int64]
+    arm: NDArray[np.int64]
+    ts: NDArray[np.int64]
+    impressions: NDArray[np.float64]
+    positives: NDArray[np.float64]
+    rating: NDArray[np.float64]
+
+
+class SignalLog:
+    """Gathers the signals of one batch."""
+
+    def __init__(self) -> None:
+        self._items: list[str] = []
+        # One entry for all items of an impression, or for one action: arm, ts, items, impressions, positives, rating.
+        self._runs: list[tuple[str, int, int, int, int, float]] = []
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def shown(self, items: list[str], arm: str, ts: int) -> None:
+        """Each of `items` was shown once at `ts` (ms)."""
+        self._items += items
+        self._runs.append((arm, ts, len(items), 1, 0, math.nan))
+
+    def acted(self, item: str, arm: str, ts: int, positive: bool, rating: float | None) -> None:
+        """An action on an item: whether it is a positive, and its rating."""
+        self._items.append(item)
+        self._runs.append((arm, ts, 1, 0, int(positive), math.nan if rating is None else rating))
+
+    def records(self, partitions: int) -> Iterator[tuple[int, Signals]]:
+        """The signals as records, each with its partition: that of its items as keys."""
+        if not self._items:
+            return
+        names: dict[str, int] = {}
+        item = np.array([names.setdefault(name, len(names)) for name in self._items], dtype=np.uint32)
+        of_name = np.array([partition_of(name.encode(), partitions) for name in names], dtype=np.uint32)
+        arms: dict[str, int] = {}
+        codes = [arms.setdefault(run[0], len(arms)) for run in self._runs]
+        _, ts, sizes, impressions, positives, ratings = zip(*self._runs, strict=True)
+        counts = np.array(sizes)
+        arm = np.repeat(np.array(codes, dtype="<u4"), counts)
+        columns = [
+            np.repeat(np.array(values, dtype=kind), counts)
+            for values, kind in ((ts, "<i8"), (impressions, "<u4"), (positives, "<u4"), (ratings, "<f8"))
+        ]
+        every = list(names)
+        for partition in np.unique(of_name).tolist():
+            mine = np.flatnonzero(of_name == partition)
+            place = np.zeros(len(names), dtype="<u4")
+            place[mine] = np.arange(len(mine))
+            here = of_name[item] == partition
+            yield (
+                partition,
+                Signals(
+                    SCHEMA_VERSION,
+                    [every[k] for k in mine.tolist()],
+                    list(arms),
+                    place[item[here]].tobytes(),
+                    arm[here].tobytes(),
+                    *(column[here].tobytes() for column in columns),
+                ),
+            )
+
+
+def decoded(record: Signals) -> SignalColumns:
+    """The columns of a record; raises ValueError where they do not fit each other."""
+    item, arm, ts, impressions, positives, rating = (
+        np.frombuffer(data, dtype=kind)
+        for data, kind in (
+            (record.item, "<u4"),
+            (record.arm, "<u4"),
+            (record.ts, "<i8"),
+            (record.impressions, "<u4"),
+            (record.positives, "<u4"),
+            (record.rating, "<f8"),
+        )
+    )
+    sizes = {len(column) for column in (item, arm, ts, impressions, positives, rating)}
+    if len(sizes) != 1:
+        raise ValueError(f"columns of {sorted(sizes)} signals, must be of one length")
+    if len(item) and (item.max() >= len(record.items) or arm.max() >= len(record.arms)):
+        raise ValueError("a signal of an item or an arm that is not named")
+    return SignalColumns(
+        record.items,
+        record.arms,
+        item.astype(np.int64),
+        arm.astype(np.int64),
+        ts.astype(np.int64),
+        impressions.astype(np.float64),
+        positives.astype(np.float64),
+        rating.astype(np.float64),
+    )
+
+
+def merged(parts: Sequence[SignalColumns]) -> SignalColumns:
+    """Several as one."""
+    if len(parts) == 1:
+        return parts[0]
+    items: dict[str, int] = {}
+    arms: dict[str, int] = {}
+    item = [_places(part.items, items)[part.item] for part in parts]
+    arm = [_places(part.arms, arms)[part.arm] for part in parts]
+    rest = [[part[k] for part in parts] for k in range(4, 8)]
+    ts, impressions, positives, rating = (np.concatenate(column) if column else np.empty(0) for column in rest)
+    none = np.empty(0, dtype=np.int64)
+    return SignalColumns(
+        list(items),
+        list(arms),
+        np.concatenate(item) if item else none,
+        np.concatenate(arm) if arm else none,
+        ts.astype(np.int64),
+        impressions,
+        positives,
+        rating,
+    )
+
+
+def _places(names: list[str], known: dict[str, int]) -> NDArray[np.int64]:
+    return np.array([known.setdefault(name, len(known)) for name in names], dtype=np.int64)
