@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from rich.markdown import Markdown
 from rich.table import Table
 
 from infra.console import err, out, reported
@@ -50,7 +49,7 @@ def experiment(
                     f"{name}: {point.group}, {point.setting}, seed {point.seed} ({done} of {of} done)"
                 ),
             )
-        out.print(Markdown(outcome.table.read_text(encoding="utf-8")))
+        out.print(outcome.table.read_text(encoding="utf-8"), markup=False, highlight=False, soft_wrap=True)
         err.print(
             f"{outcome.measured} points measured, {outcome.kept} kept; written: {outcome.log}, {outcome.table}, "
             f"{outcome.picture}",

@@ -9,7 +9,9 @@ from typing import Final
 
 from online_learning.studies.study import Study, StudyError
 
-STUDIES: Final[dict[str, str]] = {}
+STUDIES: Final[dict[str, str]] = {
+    "collisions": "online_learning.studies.collisions:Collisions",
+}
 """Name -> `module:class`."""
 
 

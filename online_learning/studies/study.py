@@ -54,8 +54,9 @@ class Study(ABC):
     """A study; the class attributes are what its table and picture say about it.
 
     `baseline`: the setting that all others of a group are compared with, seed by seed ("": none is). `metrics`: those
-    that are reported, in order, the first on the picture (empty: all that were measured, as they came). `needs`: the
-    folders of the data that must be there. `notes`: what must be said wherever a figure of it is quoted.
+    that are reported, in order, the first on the picture (empty: all that were measured, as they came). `plain`: those
+    among them that describe a setting and are compared with nothing. `needs`: the folders of the data that must be
+    there. `notes`: what must be said wherever a figure of it is quoted.
     """
 
     name: ClassVar[str]
@@ -64,6 +65,7 @@ class Study(ABC):
     seeds: ClassVar[tuple[int, ...]] = (0, 1, 2, 3, 4)
     baseline: ClassVar[str] = ""
     metrics: ClassVar[tuple[str, ...]] = ()
+    plain: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
     notes: ClassVar[tuple[str, ...]] = ()
     x_label: ClassVar[str] = ""

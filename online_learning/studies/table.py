@@ -24,8 +24,10 @@ def markdown(study: Study, summary: Summary, head: Mapping[str, str]) -> str:
 
 
 def number(value: float, digits: int) -> str:
-    """Counts without digits behind the point, the rest with `digits`."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}f}"
+    """Whole numbers and counts without digits behind the point, the rest with `digits`."""
+    if abs(value) >= 1000 or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:.{digits}f}"
 
 
 def with_interval(interval: Interval, digits: int, *, signed: bool = False) -> str:
@@ -35,9 +37,10 @@ def with_interval(interval: Interval, digits: int, *, signed: bool = False) -> s
 
 
 def _rows(study: Study, summary: Summary, metrics: list[str]) -> list[str]:
+    compared = {metric for metric in metrics if study.baseline and metric not in study.plain}
     heads = ["group", "setting", "seeds"]
     for metric in metrics:
-        heads += [metric, "Δ"] if study.baseline else [metric]
+        heads += [metric, "Δ"] if metric in compared else [metric]
     rows = ["| " + " | ".join(heads) + " |", "|---|---|" + "--:|" * (len(heads) - 2)]
     for group in summary.groups:
         for setting in summary.settings(group):
@@ -45,12 +48,22 @@ def _rows(study: Study, summary: Summary, metrics: list[str]) -> list[str]:
             cells = [group, setting, str(seeds)]
             for metric in metrics:
                 value = summary.interval(group, setting, metric)
+                if metric in study.plain:
+                    cells.append(_described(value))
+                    continue
                 cells.append(with_interval(value, study.digits) if value else "")
-                if study.baseline:
+                if metric in compared:
                     change = summary.difference(group, setting, metric)
                     cells.append(with_interval(change, study.digits, signed=True) if change else "")
             rows.append("| " + " | ".join(cells) + " |")
     return rows
+
+
+def _described(value: Interval | None) -> str:
+    """A figure that describes its setting: three digits say enough."""
+    if value is None:
+        return ""
+    return f"{value.mean:,.0f}" if abs(value.mean) >= 100 else f"{value.mean:.3g}"
 
 
 def _legend(study: Study, summary: Summary) -> str:
