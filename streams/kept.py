@@ -61,7 +61,9 @@ class Kept(Generic[V]):
 
     def put(self, key: Any, value: V) -> None:
         """Sets a value, or says that the one which `get` gave in this batch was changed in place."""
-        if key not in self._young:
+        if key in self._young:
+            self._young[key] = value
+        else:
             self._remember(key, value)
         self._changed[key] = value
 
