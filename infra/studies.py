@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -16,6 +17,7 @@ _PACKAGES: Final = ("freshet", "numpy", "numba", "torch", "scipy")
 
 
 def experiment(
+    context: typer.Context,
     name: Annotated[str | None, typer.Argument(help="The study's name; `--list` says which there are.")] = None,
     listed: Annotated[bool, typer.Option("--list", help="List the studies.")] = False,
     quick: Annotated[bool, typer.Option(help="Few and small points, to see that it runs.")] = False,
@@ -25,7 +27,10 @@ def experiment(
     fresh: Annotated[bool, typer.Option(help="Measure anew what is there.")] = False,
     only: Annotated[list[str] | None, typer.Option(help="Only these points: GROUP, SETTING or GROUP/SETTING.")] = None,
 ) -> None:
-    """Run an offline study on real data; what was measured before is not measured again."""
+    """Run an offline study on real data; what was measured before is not measured again.
+
+    A study's own options are given as --NAME VALUE; `--list` says them.
+    """
     from online_learning.studies.registry import find
     from online_learning.studies.study import StudyError
 
@@ -35,9 +40,11 @@ def experiment(
             return
         from online_learning.studies.runner import run
 
+        study = find(name)
+        study.configure(options_of(context.args))
         with out.status(name) as status:
             outcome = run(
-                find(name),
+                study,
                 data,
                 folder,
                 about=_about(),
@@ -70,14 +77,32 @@ def seeds_of(text: str | None) -> tuple[int, ...]:
         raise StudyError(f"--seeds: {text!r} must be whole numbers as 0,1,2") from None
 
 
+def options_of(words: Sequence[str]) -> dict[str, str]:
+    """A study's own options: `--eval-from 2017-10-11` or `--eval-from=2017-10-11` as eval_from -> 2017-10-11."""
+    from online_learning.studies.study import StudyError
+
+    found, rest = {}, iter(words)
+    for word in rest:
+        option, equals, value = word.partition("=")
+        if not option.startswith("--"):
+            raise StudyError(f"{word!r} is no option")
+        given = value if equals else next(rest, None)
+        if given is None:
+            raise StudyError(f"{option} needs a value")
+        found[option[2:].replace("-", "_")] = given
+    return found
+
+
 def _studies() -> Table:
     from online_learning.studies.registry import STUDIES, find
 
     table = Table()
-    for heading in ("name", "question"):
+    for heading in ("name", "question", "its own options"):
         table.add_column(heading)
     for name in sorted(STUDIES):
-        table.add_row(name, find(name).question)
+        study = find(name)
+        own = study.options.__struct_fields__ if study.options is not None else ()
+        table.add_row(name, study.question, " ".join(f"--{one.replace('_', '-')}" for one in own))
     return table
 
 
@@ -96,6 +121,8 @@ def _command() -> str:
     for word in words:
         if word in ("--data", "--out"):
             next(words, None)
+        elif word in ("--file", "--scorer"):
+            kept += [word, Path(next(words, "")).name]
         elif not word.startswith(("--data=", "--out=")):
             kept.append(word)
     return f"`freshet {shlex.join(kept)}`"

@@ -11,6 +11,9 @@ from online_learning.studies.study import Study, StudyError
 
 STUDIES: Final[dict[str, str]] = {
     "collisions": "online_learning.studies.collisions:Collisions",
+    "frappe": "online_learning.studies.frappe:Frappe",
+    "next-click": "online_learning.studies.next_click.study:NextClick",
+    "sync-interval": "online_learning.studies.sync_interval:SyncInterval",
 }
 """Name -> `module:class`."""
 

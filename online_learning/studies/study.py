@@ -56,7 +56,8 @@ class Study(ABC):
     `baseline`: the setting that all others of a group are compared with, seed by seed ("": none is). `metrics`: those
     that are reported, in order, the first on the picture (empty: all that were measured, as they came). `plain`: those
     among them that describe a setting and are compared with nothing. `needs`: the folders of the data that must be
-    there. `notes`: what must be said wherever a figure of it is quoted.
+    there. `options`: what a study can be asked beyond that, with its defaults; the command line takes each field as
+    `--field VALUE`, and they belong into `sizes`. `notes`: what must be said wherever a figure of it is quoted.
     """
 
     name: ClassVar[str]
@@ -67,6 +68,7 @@ class Study(ABC):
     metrics: ClassVar[tuple[str, ...]] = ()
     plain: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[tuple[str, ...]] = ()
+    options: msgspec.Struct | None = None
     notes: ClassVar[tuple[str, ...]] = ()
     x_label: ClassVar[str] = ""
     x_log: ClassVar[bool] = False
@@ -93,6 +95,23 @@ class Study(ABC):
         from online_learning.studies.picture import panels
 
         panels(figure, self, summary)
+
+    def configure(self, given: Mapping[str, str]) -> None:
+        """Sets options by name from text; raises StudyError where there is no such option or it cannot be that."""
+        known = self.options.__struct_fields__ if self.options is not None else ()
+        for name in given:
+            if name not in known:
+                told = ", ".join(f"--{one.replace('_', '-')}" for one in known)
+                raise StudyError(
+                    f"`{self.name}` has no option --{name.replace('_', '-')}" + (f", but {told}" if told else "")
+                )
+        if self.options is not None and given:
+            try:
+                self.options = msgspec.convert(
+                    {**msgspec.structs.asdict(self.options), **given}, type(self.options), strict=False
+                )
+            except msgspec.ValidationError as error:
+                raise StudyError(f"`{self.name}`: {error}") from error
 
     def require(self, data: Path) -> None:
         """Raises StudyError naming the first folder of the data that is missing."""
