@@ -229,7 +229,7 @@ app.command()(replay)
 app.command()(simulate)
 app.command()(probe)
 app.command()(ab)
-app.command()(experiment)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(experiment)
 app.command()(demo)
 app.command()(chaos)
 
