@@ -45,6 +45,7 @@ class Collisions(Study):
     baseline = FREE
     metrics = ("AUC", "log loss", "ids lost, %", "rows")
     plain = ("ids lost, %", "rows")
+    differences = True
     needs = (movielens.FOLDER, frappe.FOLDER, globo.FOLDER)
     x_label = "distinct ids lost, %"
     notes = (

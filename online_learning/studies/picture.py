@@ -19,7 +19,7 @@ def panels(figure: "Figure", study: Study, summary: Summary) -> None:
     axes = figure.subplots(1, len(summary.groups), squeeze=False)[0]
     for panel, group in zip(axes, summary.groups, strict=True):
         _panel(panel, study, summary, group, metric)
-    axes[0].set_ylabel(metric)
+    axes[0].set_ylabel(f"{metric}, difference to {study.baseline}" if study.differences else metric)
     figure.suptitle(study.title, fontsize=11)
 
 
@@ -30,8 +30,14 @@ def error_bars(panel: "Axes", places: Sequence[float], intervals: Sequence[Inter
     panel.errorbar(list(places), means, yerr=halves, fmt="o-", capsize=3, markersize=4, linewidth=1, label=label)
 
 
+def _shown(study: Study, summary: Summary, group: str, setting: str, metric: str) -> Interval | None:
+    if study.differences:
+        return summary.difference(group, setting, metric)
+    return summary.interval(group, setting, metric)
+
+
 def _panel(panel: "Axes", study: Study, summary: Summary, group: str, metric: str) -> None:
-    measured = [(setting, summary.interval(group, setting, metric)) for setting in summary.settings(group)]
+    measured = [(setting, _shown(study, summary, group, setting, metric)) for setting in summary.settings(group)]
     settings = [(setting, interval) for setting, interval in measured if interval is not None]
     xs = [summary.x(group, setting) for setting, _ in settings]
     places = [x for x in xs if x is not None]
@@ -45,5 +51,7 @@ def _panel(panel: "Axes", study: Study, summary: Summary, group: str, metric: st
         error_bars(panel, range(len(settings)), intervals)
         panel.lines[0].set_linestyle("none")
         panel.set_xticks(range(len(settings)), [setting for setting, _ in settings], rotation=30, ha="right")
+    if study.differences:
+        panel.axhline(0.0, color="grey", linewidth=0.8, linestyle="--")
     panel.set_title(group, fontsize=10)
     panel.grid(alpha=0.3)

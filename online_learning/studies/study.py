@@ -67,6 +67,7 @@ class Study(ABC):
     baseline: ClassVar[str] = ""
     metrics: ClassVar[tuple[str, ...]] = ()
     plain: ClassVar[tuple[str, ...]] = ()
+    differences: ClassVar[bool] = False
     needs: ClassVar[tuple[str, ...]] = ()
     options: msgspec.Struct | None = None
     notes: ClassVar[tuple[str, ...]] = ()
