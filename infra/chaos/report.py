@@ -38,6 +38,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     killed: dict[str, int]
     points: dict[str, int]
     recoveries: list[Recovery]
+    outages: list[Outage]
     interrupted: int
     checks: list[Check]
     errors: list[str]
@@ -94,6 +95,7 @@ def make(
         killed=dict(killed),
         points=dict(sorted(points.items())),
         recoveries=times,
+        outages=outages,
         interrupted=sum(outage.interrupted for outage in outages),
         checks=checks,
         errors=errors,

@@ -1,6 +1,5 @@
 """Two trainers at once, each under a supervisor of its own: the older one is fenced and stays away."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -16,10 +15,12 @@ _FRAMES: Final = 40
 
 
 def run(arena: Arena, watch: Watch, folder: Path, tell: Callable[[str], None]) -> list[Check]:
-    """A second trainer takes over; then the first is asked back, as `freshet up` does. Raises Failed."""
-    copied = folder / "checkpoints"
-    shutil.copytree(Path(arena.settings.learning.trainer.checkpoint_dir), copied, ignore=shutil.ignore_patterns(".*"))
-    config = CONFIG.format(checkpoints=copied) + f'\n[kafka]\nbootstrap = "{arena.settings.kafka.bootstrap}"\n'
+    """A second trainer, on the same checkpoints, takes over; then the first is asked back, as `freshet up` does.
+
+    Raises Failed.
+    """
+    checkpoints = arena.settings.learning.trainer.checkpoint_dir
+    config = CONFIG.format(checkpoints=checkpoints) + f'\n[kafka]\nbootstrap = "{arena.settings.kafka.bootstrap}"\n'
     second = Arena(folder, config, ("trainer",))
     try:
         second.start()

@@ -136,6 +136,7 @@ class CheckpointStore:
         self._tip = None
         draft: Draft | None = None
         try:
+            self._check_newest_epoch(checkpoint)
             number = max([*self.numbers(), 0]) + 1
             draft = self.storage.draft(number)
             hit("trainer.checkpoint-folder-made")
@@ -151,6 +152,21 @@ class CheckpointStore:
         self._prune()
         hit("trainer.checkpoint-pruned")
         return number
+
+    def _check_newest_epoch(self, checkpoint: Checkpoint) -> None:
+        """Raises CheckpointError where a trainer of a newer epoch has saved here: this one's history is dead by now
+        and must not become the newest again."""
+        for number in reversed(self.numbers()):
+            try:
+                newest = self._manifest(number)
+            except (CheckpointError, OSError):
+                continue
+            if newest.epoch > checkpoint.epoch:
+                raise CheckpointError(
+                    f"no checkpoint was saved to {self.storage.location}: checkpoint {number} is of epoch "
+                    f"{newest.epoch}, this trainer's epoch is {checkpoint.epoch}: another one has taken over"
+                )
+            return
 
     def _chain_is_long(self) -> bool:
         base, increments = self._chain_bytes[0], self._chain_bytes[1:]

@@ -34,6 +34,8 @@ def successor_obeyed(publisher: Publisher, settings: KafkaSettings, stop: thread
     try:
         yield
     except PublishFailed as error:
+        if not publisher.begun_at:
+            raise  # nothing of ours was to be in the log yet
         wait_s = FENCED_WAIT_S if isinstance(error, Fenced) else FAILED_WAIT_S
         epoch = _successor(publisher, settings, stop, wait_s)
         if epoch is None:

@@ -233,6 +233,23 @@ def test_a_full_disk_is_a_clear_error_and_the_old_state_stays(tmp_path: Path) ->
     trainer.check_equal(loaded)
 
 
+def test_a_trainer_that_was_taken_over_from_saves_nothing_more(tmp_path: Path) -> None:
+    older, newer = Trainer(tmp_path), Trainer(tmp_path)
+    for trainer, epoch in ((older, 1), (newer, 2)):
+        trainer.learn()
+        checkpoint = trainer.checkpoint()
+        checkpoint.epoch = epoch
+        trainer.store.save(checkpoint)
+    older.learn()
+    late = older.checkpoint()
+    late.epoch = 1
+    with pytest.raises(CheckpointError, match="checkpoint 2 is of epoch 2, this trainer's epoch is 1"):
+        older.store.save(late)
+    loaded = CheckpointStore(tmp_path).load_newest()
+    assert loaded is not None
+    assert (loaded.number, loaded.epoch) == (2, 2)
+
+
 def test_a_chain_that_broke_on_the_disk_is_not_merged_and_the_next_checkpoint_is_whole(tmp_path: Path) -> None:
     trainer = Trainer(tmp_path, max_increments=1)
     trainer.learn_and_save()

@@ -1,0 +1,59 @@
+"""What a campaign will do is known beforehand, and leaves nobody out."""
+
+import itertools
+import random
+from collections import Counter
+
+import pytest
+
+from infra.chaos import kills, points
+from infra.chaos.plan import CONFIG, PARTS, quick
+from infra.settings import parse
+from streams.failpoints import CATALOGUE, Kind
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_schedule_kills_as_many_as_was_asked_and_is_the_seed_s_alone(seed: int) -> None:
+    for count in (1, 7, 200):
+        found = kills.schedule(count, seed)
+        assert sum(len(kill.victims) for kill in found) == count
+        assert found == kills.schedule(count, seed)
+    assert kills.schedule(50, seed) != kills.schedule(50, seed + 1)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_process_dies_alone_and_every_two_die_together(seed: int) -> None:
+    victims = Counter(kill.victims for kill in kills.schedule(200, seed))
+    names = ("trainer", "replica", "worker", "kafka")
+    assert {one for one in victims if len(one) == 1} == {(name,) for name in names}
+    assert {frozenset(one) for one in victims if len(one) == 2} == {
+        frozenset(pair) for pair in itertools.combinations(names, 2)
+    }
+
+
+def test_some_kills_come_before_the_last_one_is_over() -> None:
+    found = kills.schedule(200, 0)
+    assert 5 < sum(kill.again for kill in found) < 60
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_shortest_form_has_every_process_at_every_kind_of_step_that_it_takes(seed: int) -> None:
+    chosen = points.chosen(random.Random(seed))
+    there = {(name.split(".")[0], CATALOGUE[name].kind) for name in CATALOGUE}
+    assert {(name.split(".")[0], CATALOGUE[name].kind) for name in chosen} == there
+    assert {place.kind for place in CATALOGUE.values()} == set(Kind)
+
+
+def test_every_place_is_struck_as_often_as_was_asked() -> None:
+    lives = points.orders(list(CATALOGUE), 5, 3)
+    for process, arms in lives.items():
+        assert Counter(arm.name for arm in arms) == dict.fromkeys(
+            (name for name in CATALOGUE if name.startswith(f"{process}.")), 5
+        )
+    assert sum(map(len, lives.values())) == 5 * len(CATALOGUE)
+
+
+def test_the_campaign_s_settings_are_settings(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    settings = parse(CONFIG.format(checkpoints=tmp_path / "kept"), "chaos", tmp_path)
+    assert settings.learning.trainer.checkpoint_dir == str(tmp_path / "kept")
+    assert quick(0).parts == PARTS

@@ -1,0 +1,58 @@
+"""A recovery ends with the first frame that holds what came after the kill, and with no earlier one."""
+
+from collections import Counter
+
+from infra.chaos import report
+from infra.chaos.compare import Check
+from infra.chaos.plan import Plan
+from infra.chaos.recovery import Outage
+from serving.shared.head import Lineage
+
+
+def outage(victim: str = "trainer") -> Outage:
+    return Outage((victim,), "kill -9", at_s=100.0, at_ms=1_000, ends={0: 10, 1: 20})
+
+
+def frame(learned: dict[int, int], created_at: int = 2_000) -> Lineage:
+    return Lineage(2, 1, learned, created_at, created_at + 1)
+
+
+def test_a_frame_from_before_the_kill_ends_nothing() -> None:
+    one = outage()
+    one.look(frame({0: 99, 1: 99}, created_at=999), 101.0)
+    assert one.next_frame_s is None
+
+
+def test_a_frame_of_what_was_there_at_the_kill_ends_nothing() -> None:
+    one = outage()
+    one.look(frame({0: 10, 1: 20}), 101.0)
+    assert one.next_frame_s is None
+
+
+def test_the_next_frame_and_every_partition_are_told_apart() -> None:
+    one = outage()
+    one.look(frame({0: 10, 1: 21}), 104.0)
+    assert (one.next_frame_s, one.everywhere_s) == (4.0, None)
+    one.look(frame({0: 11, 1: 30}), 106.0)
+    assert (one.next_frame_s, one.everywhere_s) == (4.0, 6.0)
+
+
+def made(outages: list[Outage], *checks: Check, errors: tuple[str, ...] = ()) -> report.Report:
+    return report.make(Plan(budget_s=30.0), [], outages, Counter(), list(checks), list(errors), 1.0)
+
+
+def test_a_recovery_beyond_the_budget_is_a_failure() -> None:
+    slow, quick = outage(), outage("replica")
+    quick.next_frame_s = quick.everywhere_s = 2.0
+    slow.next_frame_s = slow.everywhere_s = 31.0
+    assert made([quick]).ok
+    found = made([quick, slow])
+    assert not found.ok
+    assert [one.max_s for one in found.recoveries] == [2.0, 31.0, 31.0]
+    assert found.killed == {"trainer": 1, "replica": 1}
+
+
+def test_one_difference_or_one_error_is_a_failure() -> None:
+    assert made([], Check("rows", "5 rows")).ok
+    assert not made([], Check("rows", "5 rows"), Check("more rows", "6 rows", "one differs")).ok
+    assert not made([], errors=("not within 3 s",)).ok
