@@ -4,15 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace
 
 from online_learning.models.fields import FieldEncoder, Side
-from online_learning.models.registry import new_scorer
-from online_learning.models.retriever import new_retriever
+from online_learning.models.retriever import dense_shapes, new_retriever
 from serving.replica.experiments import Experiments
 from serving.replica.item_vectors import ItemVectors
 from serving.replica.items import Items
 from serving.settings import ServingSettings
-from serving.shared.dense_bundle import DenseWriter
+from serving.shared.dense_bundle import DenseReader, DenseWriter
 from serving.shared.head import HeadWriter, Lineage
 from serving.shared.shared_table import SharedTableWriter
 from streams.records import Experiment, FeatureRow, Item
@@ -31,7 +31,9 @@ class World:
         self._head = HeadWriter(folder)
         self._items = Items(self._head, self.model, TTL_MS, incarnation)
         self._table = SharedTableWriter(self._head, self.model.dim + 1)
-        self._vectors = ItemVectors(self._head, self._items, new_retriever(settings.learning), incarnation)
+        self.retriever = new_retriever(settings.learning)
+        self._vectors = ItemVectors(self._head, self._items, self.retriever, incarnation)
+        self._dense = DenseReader(folder)
         self._experiments = Experiments(self._head)
         self._encoder = FieldEncoder(self.model)
         self._published_s = 0.0
@@ -59,8 +61,9 @@ class World:
 
     def put_dense(self, version: int = 1, tasks: int | None = None) -> None:
         """Publishes random dense parameters; with another number of `tasks`, those of another model."""
-        scorer = new_scorer(self.model, len(self.settings.learning.tasks) if tasks is None else tasks)
-        parameters = {name: self._rng.normal(0, 0.2, shape).astype(np.float32) for name, shape in scorer.shapes.items()}
+        learning = self.settings.learning
+        shapes = dense_shapes(learning if tasks is None else replace(learning, tasks=learning.tasks[:tasks]))
+        parameters = {name: self._rng.normal(0, 0.2, shape).astype(np.float32) for name, shape in shapes.items()}
         DenseWriter(self._head).swap(version, 1, {"sparse": 1}, parameters)
 
     def publish(self, sequence: int = 1, learned: Mapping[int, int] | None = None) -> None:
@@ -68,6 +71,8 @@ class World:
         self._published_s += 1_000.0
         self._items.flush_stats()
         self._vectors.add_new()
+        if self.retriever.layered:
+            self._vectors.take(self._dense.current().parameters)
         self._items.flush_catalogue(self._published_s)
         self._table.publish()
         self._vectors.touch_all()
@@ -77,9 +82,11 @@ class World:
         self._head.write_lineage(Lineage(1, sequence, dict(learned or {}), 1, 1))
 
     def _learn(self, side: Side) -> None:
-        keys, first = np.unique(side.keys, return_index=True)
-        rows = self._rng.normal(0, 0.3, (len(keys), self.model.dim + 1)).astype(np.float32)
-        self._table.apply(keys, side.spaces[first], rows)
+        own = self.retriever.side(side)
+        for one in (side,) if own is side else (side, own):
+            keys, first = np.unique(one.keys, return_index=True)
+            rows = self._rng.normal(0, 0.3, (len(keys), self.model.dim + 1)).astype(np.float32)
+            self._table.apply(keys, one.spaces[first], rows)
 
 
 def items(count: int, scenes: Sequence[str] = ("",)) -> list[Item]:

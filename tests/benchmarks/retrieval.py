@@ -1,0 +1,153 @@
+"""What each retrieval finds before it learns it, and what negatives for organic positives do to the ranking model.
+
+    python -m tests.benchmarks.retrieval [--quick] [--json FILE] [--seeds N]
+
+Every rating of ml-100k in time order becomes an organic click and a rating (4 and above: 1). Before a batch is learned,
+each of its clicks is looked for among all items of the catalogue but those that its user has rated. All settings see
+the same examples in the same batches; popularity (clicks so far) is measured beside them.
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from online_learning.catalogue import Catalogue
+from online_learning.learners import Learners
+from online_learning.models.fields import FieldEncoder, Side
+from online_learning.models.retriever import new_retriever
+from online_learning.settings import LearningSettings, NegativesSettings, RetrievalSettings
+from online_learning.table.version import pack_version
+from streams.datasets.dataset import Dataset
+from streams.datasets.movielens import open_ml_100k
+from streams.records import Example, Label, LabelState
+from tests.benchmarks.progressive import TASKS, organic_examples
+
+KS = (10, 100)
+
+
+def settings_of(seed: int) -> dict[str, LearningSettings]:
+    """What is compared, by name."""
+    base = LearningSettings(tasks=TASKS)
+    base = replace(base, trainer=replace(base.trainer, seed=seed))
+    two_tower = RetrievalSettings(name="two_tower")
+    return {
+        "ranking, no negatives": replace(base, negatives=NegativesSettings(per_positive=0)),
+        "ranking, negatives": base,
+        "two_tower": replace(base, retrieval=two_tower),
+        "two_tower, layers": replace(base, retrieval=RetrievalSettings(name="two_tower", hidden=(32,))),
+    }
+
+
+class Finder:
+    """Looks for items as serving does, in the trainer's own table."""
+
+    def __init__(self, settings: LearningSettings, catalogue: Catalogue, names: list[str]) -> None:
+        self._encoder = FieldEncoder(settings.model, catalogue.item)
+        self._retriever = new_retriever(settings)
+        self._items = self._retriever.side(self._encoder.encode_items(names))
+        self._catalogue = catalogue
+
+    def scores(self, these: Learners, examples: list[Example]) -> NDArray[np.float32]:
+        """f32 [B, N] of all items for each example's user."""
+        self._retriever.load(these.online.dense_parameters())
+        items = self._retriever.item_vectors(self._pooled(these, self._items))
+        queries = []
+        for one in examples:
+            recent = one.user_features.values["recent_items"] if one.user_features is not None else []
+            attributes = self._catalogue.user_attributes(one.user)
+            user = self._retriever.side(self._encoder.encode_user(one.user, attributes, recent, one.scene))
+            queries.append(self._retriever.query(self._pooled(these, user), 0))
+        return np.stack(queries) @ items.T
+
+    def _pooled(self, these: Learners, side: Side) -> NDArray[np.float32]:
+        table = these.online.table
+        return table.gather_pooled(table.find(side.keys), side.offsets, "mean").reshape(side.rows, side.fields, -1)
+
+
+def ranks(scores: NDArray[np.float32], own: NDArray[np.int64], seen: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The place i64 [B] of each row's own item among those that its user has not seen; ties count against it."""
+    masked = np.where(seen, -np.inf, scores)
+    mine = np.take_along_axis(scores, own[:, None], axis=1)
+    return np.asarray((masked >= mine).sum(axis=1) - 1)
+
+
+def measure(dataset: Dataset, limit: int, batch: int, seed: int) -> dict[str, dict[str, float]]:
+    """Per setting: recall at 10 and 100 over the second half, AUC of the ratings, microseconds of CPU per example."""
+    catalogue = Catalogue()
+    for item in dataset.items():
+        catalogue.put_item(item.item, item)
+    for user in dataset.users():
+        catalogue.put_user(user.user, user)
+    names = [item.item for item in dataset.items()]
+    place = {name: k for k, name in enumerate(names)}
+    users: dict[str, int] = defaultdict(lambda: len(users))
+    click = {"click": Label(LabelState.OBSERVED, 1.0)}
+    examples = [replace(one, labels={**one.labels, **click}) for one in organic_examples(dataset, limit)]
+    told = settings_of(seed)
+    these = {name: Learners(settings, catalogue) for name, settings in told.items()}
+    finders = {name: Finder(settings, catalogue, names) for name, settings in told.items()}
+    found: dict[str, list[NDArray[np.int64]]] = {name: [] for name in (*told, "popularity")}
+    spent = dict.fromkeys(told, 0.0)
+    seen = np.zeros((2_000, len(names)), dtype=np.bool_)
+    counts = np.zeros(len(names), dtype=np.float32)
+    for step, start in enumerate(range(0, len(examples), batch), start=1):
+        chunk = examples[start : start + batch]
+        own = np.array([place[one.item] for one in chunk])
+        who = np.array([users[one.user] for one in chunk])
+        for name, learners in these.items():
+            if start >= len(examples) // 2:
+                found[name].append(ranks(finders[name].scores(learners, chunk), own, seen[who]))
+            began = time.process_time()
+            learners.learn(chunk, chunk[-1].ts, pack_version(1, step))
+            spent[name] += time.process_time() - began
+        if start >= len(examples) // 2:
+            found["popularity"].append(ranks(np.broadcast_to(counts, (len(chunk), len(names))), own, seen[who]))
+        np.add.at(counts, own, 1.0)
+        seen[who, own] = True
+    out: dict[str, dict[str, float]] = {}
+    for name, parts in found.items():
+        rank = np.concatenate(parts)
+        out[name] = {f"recall@{k}": float((rank < k).mean()) for k in KS}
+        if name in these:
+            out[name]["rating_auc"] = these[name].progressive.figures()["auc_rating_online"]
+            out[name]["cpu_us_per_example"] = spent[name] / len(examples) * 1e6
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the first 20,000 ratings only")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--seeds", type=int, default=1)
+    arguments = parser.parse_args()
+    folder = os.environ.get("FRESHET_DATA")
+    if not folder:
+        raise SystemExit("FRESHET_DATA must name the folder of the data sets")
+    torch.set_num_threads(1)
+    dataset = open_ml_100k(Path(folder))
+    limit = 20_000 if arguments.quick else dataset.rows
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}")
+    print(f"ml-100k, {limit} ratings in time order, batches of {arguments.batch}, {len(list(dataset.items()))} items")
+    results = []
+    for seed in range(arguments.seeds):
+        results.append(measure(dataset, limit, arguments.batch, seed))
+        for name, figures in results[-1].items():
+            print(
+                f"seed {seed} {name:22s}", "  ".join(f"{key} {value:.4f}" for key, value in figures.items()), flush=True
+            )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()
