@@ -44,7 +44,7 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True):
 VARIANTS: Final[Mapping[str, Mapping[str, Variant]]] = {
     ONE: {
         "DeepFM": Variant(),
-        "DCN-V2": Variant(model="dcn_v2"),
+        "DCN-V2": Variant(model="dcn_v2", dim=32),
         "logistic regression": Variant(model="logistic_regression", dim=1, hidden=()),
         "DeepFM as the settings file has it": Variant(
             dim=16, hidden=(64, 32), initial_scale=0.05, row_learning_rate=0.05, dense_learning_rate=0.002, batch=64
@@ -53,7 +53,7 @@ VARIANTS: Final[Mapping[str, Mapping[str, Variant]]] = {
     },
     SEVERAL: {
         "DeepFM": Variant(batch=256),
-        "DCN-V2": Variant(model="dcn_v2", batch=256),
+        "DCN-V2": Variant(model="dcn_v2", dim=32, batch=256),
     },
 }
 _MOST_PASSES: Final = 6
