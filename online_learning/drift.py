@@ -3,6 +3,9 @@
 ADWIN (Bifet and Gavalda 2007, from the library river) keeps a window of the newest log losses and cuts its older part
 off where the means of the two differ by more than chance explains. A cut that leaves a higher error is an alarm; one
 that leaves a lower error is learning, and ends the alarm.
+
+Beside all examples together, the first learner's are watched scene by scene: what goes wrong in one of many scenes is
+hidden in their mean.
 """
 
 import pickle
@@ -21,6 +24,12 @@ DELTA: Final = 0.002
 
 Measured on 40 streams of 20,000 losses that do not drift, independent or alike within groups of ten: no alarm.
 """
+MAX_SCENES: Final = 32
+"""Scenes watched per task. One more takes the place of the one unseen for longest, if that is unseen for long."""
+SCENE_UNSEEN_EXAMPLES: Final = 20_000
+"""So many examples of other scenes are long: scenes that take turns would otherwise drive each other out."""
+SCENE_DELTA: Final = DELTA / MAX_SCENES
+"""So that all scenes together raise no more false alarms than one watch (Bonferroni)."""
 QUIET_EXAMPLES: Final = 5_000
 """An alarm ends when the error falls, or when it has not risen any further over this many examples."""
 # Of a probability of 0 or 1; the cap is far nearer.
@@ -28,19 +37,25 @@ _LEAST: Final = 1e-7
 
 
 class Alarm(msgspec.Struct, frozen=True):
-    """A learner's error of a task went up: mean (capped) log loss before and after, in nats; `at_ms` as handed in."""
+    """A learner's error of a task went up: mean (capped) log loss before and after, in nats; `at_ms` as handed in.
+
+    `scene`: where, or None for all examples together.
+    """
 
     learner: str
     task: str
     at_ms: int
     before: float
     after: float
+    scene: str | None = None
 
 
 class WatchState(msgspec.Struct, frozen=True):
-    """What is kept of one (learner, task): the pickled detector, the alarm that stands, examples since its last rise.
+    """What is kept of one (learner, task, scene or all): the pickled detector, the alarm that stands, examples since
+    its last rise.
 
-    `last_ms` is when the newest alarm began, 0 before the first.
+    `last_ms` is when the newest alarm began, 0 before the first; `seen` the task's examples when the scene was seen
+    last.
     """
 
     learner: str
@@ -49,15 +64,18 @@ class WatchState(msgspec.Struct, frozen=True):
     alarm: Alarm | None
     quiet: int
     last_ms: int
+    scene: str | None = None
+    seen: int = 0
 
 
 class _Watch:
-    """The detector and the alarm of one (learner, task)."""
+    """The detector and the alarm of one (learner, task, scene or all)."""
 
-    __slots__ = ("alarm", "detector", "last_ms", "quiet")
+    __slots__ = ("alarm", "detector", "last_ms", "quiet", "seen")
 
-    def __init__(self) -> None:
-        self.detector: Any = ADWIN(delta=DELTA)  # type: ignore[no-untyped-call]
+    def __init__(self, delta: float) -> None:
+        self.detector: Any = ADWIN(delta=delta)  # type: ignore[no-untyped-call]
+        self.seen = 0
         self.alarm: Alarm | None = None
         self.quiet = 0
         self.last_ms = 0
@@ -85,15 +103,24 @@ class _Watch:
 
 
 class Drift:
-    """Watches the error of every learner L on every task T, and says when it goes up."""
+    """Watches the error of every learner L on every task T, and the first one's by scene; says when it goes up."""
 
     def __init__(self, learners: Sequence[str], tasks: Sequence[str]) -> None:
         self.learners, self.tasks = tuple(learners), tuple(tasks)
-        self._watches = {(learner, task): _Watch() for learner in learners for task in tasks}
+        self._watches = {(learner, task): _Watch(DELTA) for learner in learners for task in tasks}
+        self._scenes: dict[str, dict[str, _Watch]] = {task: {} for task in tasks}
+        self._seen = dict.fromkeys(tasks, 0)
         self._begun: list[Alarm] = []
 
-    def add(self, probabilities: NDArray[np.float32], labels: NDArray[np.float32], now_ms: int) -> None:
-        """Takes predictions f32 [B, L, T] and labels f32 [B, T] (NaN: not now) in order; `now_ms` dates alarms."""
+    def add(
+        self,
+        probabilities: NDArray[np.float32],
+        labels: NDArray[np.float32],
+        now_ms: int,
+        scenes: Sequence[str] | None = None,
+    ) -> None:
+        """Takes predictions f32 [B, L, T], labels f32 [B, T] (NaN: not now) and scenes [B] (None: they are not told
+        apart) in order; `now_ms` dates alarms."""
         for t, task in enumerate(self.tasks):
             rows = np.flatnonzero(~np.isnan(labels[:, t]))
             if not len(rows):
@@ -102,13 +129,9 @@ class Drift:
             p = np.clip(probabilities[rows, :, t].astype(np.float64), _LEAST, 1 - _LEAST)
             losses = np.minimum(-np.log(np.where(positive[:, None], p, 1 - p)), LOSS_CAP) / LOSS_CAP
             for number, learner in enumerate(self.learners):
-                watch = self._watches[learner, task]
-                rise = watch.add(losses[:, number].tolist())
-                if rise is not None:
-                    before, after = (LOSS_CAP * mean for mean in rise)
-                    watch.alarm = Alarm(learner, task, now_ms, before, after)
-                    watch.last_ms = now_ms
-                    self._begun.append(watch.alarm)
+                self._look(self._watches[learner, task], losses[:, number].tolist(), learner, task, now_ms, None)
+            if scenes is not None:
+                self._look_by_scene(losses[:, 0].tolist(), [scenes[row] for row in rows.tolist()], task, now_ms)
 
     def take_begun(self) -> list[Alarm]:
         """The alarms that began since the last call."""
@@ -116,18 +139,35 @@ class Drift:
         return begun
 
     def standing(self) -> list[Alarm]:
-        """The alarms that have not ended, by learner and task."""
-        return [watch.alarm for watch in self._watches.values() if watch.alarm is not None]
+        """The alarms that have not ended, by learner and task, then by scene."""
+        by_scene = (watch for of_task in self._scenes.values() for watch in of_task.values())
+        return [watch.alarm for watch in (*self._watches.values(), *by_scene) if watch.alarm is not None]
 
     def last_ms(self, learner: str, task: str) -> int:
-        """When the newest alarm of a learner's task began, 0 where there was none."""
-        return self._watches[learner, task].last_ms
+        """When the newest alarm of a learner's task began, whatever the scene, 0 where there was none."""
+        others = self._scenes[task].values() if learner == self.learners[0] else ()
+        return max(watch.last_ms for watch in (self._watches[learner, task], *others))
 
     def state(self) -> list[WatchState]:
         """The state to keep."""
+        all_together = [(*key, None, watch) for key, watch in self._watches.items()]
+        by_scene = [
+            (self.learners[0], task, scene, watch)
+            for task, of_task in self._scenes.items()
+            for scene, watch in of_task.items()
+        ]
         return [
-            WatchState(*key, pickle.dumps(watch.detector, protocol=5), watch.alarm, watch.quiet, watch.last_ms)
-            for key, watch in self._watches.items()
+            WatchState(
+                learner=learner,
+                task=task,
+                detector=pickle.dumps(watch.detector, protocol=5),
+                alarm=watch.alarm,
+                quiet=watch.quiet,
+                last_ms=watch.last_ms,
+                scene=scene,
+                seen=watch.seen if scene is not None else self._seen[task],
+            )
+            for learner, task, scene, watch in (*all_together, *by_scene)
         ]
 
     def restore(self, states: Sequence[WatchState]) -> None:
@@ -135,6 +175,45 @@ class Drift:
         self._begun = []
         for state in states:
             watch = self._watches.get((state.learner, state.task))
+            if watch is None:
+                continue
+            if state.scene is None:
+                self._seen[state.task] = state.seen
+            elif state.learner == self.learners[0]:
+                watch = self._scenes[state.task][state.scene] = _Watch(SCENE_DELTA)
+            watch.detector = pickle.loads(state.detector)
+            watch.alarm, watch.quiet, watch.last_ms, watch.seen = state.alarm, state.quiet, state.last_ms, state.seen
+
+    # --- inner -----------------------------------------------------------------------------------------------------
+
+    def _look(
+        self, watch: _Watch, losses: Sequence[float], learner: str, task: str, now_ms: int, scene: str | None
+    ) -> None:
+        rise = watch.add(losses)
+        if rise is not None:
+            before, after = (LOSS_CAP * mean for mean in rise)
+            watch.alarm = Alarm(learner, task, now_ms, before, after, scene)
+            watch.last_ms = now_ms
+            self._begun.append(watch.alarm)
+
+    def _look_by_scene(self, losses: list[float], scenes: list[str], task: str, now_ms: int) -> None:
+        found: dict[str, list[float]] = {}
+        for loss, scene in zip(losses, scenes, strict=True):
+            found.setdefault(scene, []).append(loss)
+        self._seen[task] += len(losses)
+        for scene, of_scene in found.items():
+            watch = self._scenes[task].get(scene) or self._new_scene(task, scene)
             if watch is not None:
-                watch.detector = pickle.loads(state.detector)
-                watch.alarm, watch.quiet, watch.last_ms = state.alarm, state.quiet, state.last_ms
+                watch.seen = self._seen[task]
+                self._look(watch, of_scene, self.learners[0], task, now_ms, scene)
+
+    def _new_scene(self, task: str, scene: str) -> _Watch | None:
+        """A watch for another scene; None where there is no room."""
+        known = self._scenes[task]
+        if len(known) >= MAX_SCENES:
+            oldest = min(known, key=lambda name: known[name].seen)
+            if self._seen[task] - known[oldest].seen < SCENE_UNSEEN_EXAMPLES:
+                return None
+            del known[oldest]
+        watch = known[scene] = _Watch(SCENE_DELTA)
+        return watch

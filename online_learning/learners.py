@@ -79,7 +79,7 @@ class Learners:
         alone = np.array([one.organic for one in ours])[:, None] & self._shown_is_negative
         fresh = np.where(found.corrects | alone | np.isnan(said).any(axis=1), np.nan, found.labels).astype(np.float32)
         self.progressive.add(said, fresh, [one.ts for one in ours], [one.scene for one in ours])
-        self.drift.add(said, fresh, now_ms)
+        self.drift.add(said, fresh, now_ms, [one.scene for one in ours])
         self.calibration.add(said, fresh)
         rows = np.flatnonzero(~np.isnan(found.labels).all(axis=1))
         if not len(rows):

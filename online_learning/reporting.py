@@ -34,9 +34,11 @@ def health_values(learners: Learners, now_ms: int) -> dict[str, Value]:
 def alarm_text(learners: Learners, now_ms: int) -> str:
     """What needs a person's eye: drifts of the online learner that stand, and examples refused of late; else ""."""
     standing = learners.drift.standing()
-    others = {task: [one.learner for one in standing if one.task == task] for task in learners.tasks}
+    others = {
+        task: [one.learner for one in standing if one.task == task and one.scene is None] for task in learners.tasks
+    }
     words = [
-        drift_text(one, [name for name in others[one.task] if name != one.learner])
+        drift_text(one, [name for name in others[one.task] if name != one.learner] if one.scene is None else ())
         for one in standing
         if one.learner == learners.online.name
     ]
@@ -48,20 +50,20 @@ def alarm_text(learners: Learners, now_ms: int) -> str:
 def drift_text(alarm: Alarm, others: Sequence[str] = ()) -> str:
     """An alarm in words; `others` drift at the same time, which tells a change of the world from one of the model."""
     also = f" (of {' and '.join(others)} too)" if others else ""
-    return (
-        f"{alarm.task}: the log loss of {alarm.learner} went up from {alarm.before:.3f} to {alarm.after:.3f} nats{also}"
-    )
+    where = f" in scene {alarm.scene!r}" if alarm.scene else " without a scene" if alarm.scene == "" else ""
+    return f"{alarm.task}{where}: the log loss of {alarm.learner} went up from {alarm.before:.3f} to {alarm.after:.3f} nats{also}"
 
 
 def drift_metrics(alarms: Sequence[Alarm]) -> list[Metric]:
-    """One `drift` per alarm that began, with the labels task and learner; the value is the rise of the log loss."""
+    """One `drift` per alarm that began, with the labels task, learner and, where it is of one, scene; the value is the
+    rise of the log loss."""
     return [
         Metric(
             process=_PROCESS,
             name="drift",
             ts=one.at_ms,
             value=one.after - one.before,
-            labels={"task": one.task, "learner": one.learner},
+            labels={"task": one.task, "learner": one.learner} | ({} if one.scene is None else {"scene": one.scene}),
         )
         for one in alarms
     ]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from online_learning.drift import QUIET_EXAMPLES, Alarm, Drift, WatchState
+from online_learning.drift import MAX_SCENES, QUIET_EXAMPLES, SCENE_UNSEEN_EXAMPLES, Alarm, Drift, WatchState
 
 BATCH = 64
 # Within so many examples an error that is half as large again is noticed, at a rate of 10% (measured: 850 at most).
@@ -95,3 +95,69 @@ def test_a_restored_watch_goes_on_as_if_nothing_had_been(cut: int):
     assert found == expected
     assert second.standing() == whole.standing()
     assert msgspec.msgpack.encode(second.state()) == msgspec.msgpack.encode(whole.state())
+
+
+# --- by scene
+
+
+def by_scene(
+    seed: int, n: int, scenes: int, drifts_at: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32], list[str]]:
+    """A stream of which every scene takes turns; from `drifts_at` on the labels of scene "s0" are turned round."""
+    said, labels = stream(seed, n)
+    names = [f"s{number}" for number in np.random.default_rng(seed).integers(0, scenes, n)]
+    turned = (np.arange(n) >= drifts_at) & (np.array(names) == "s0")
+    labels[turned] = 1 - labels[turned]
+    return said, labels, names
+
+
+def watch_scenes(drift: Drift, said: NDArray[np.float32], labels: NDArray[np.float32], names: list[str]) -> list[Alarm]:
+    for start in range(0, len(said), BATCH):
+        part = slice(start, start + BATCH)
+        drift.add(said[part], labels[part], min(start + BATCH, len(said)), names[part])
+    return drift.take_begun()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_goes_wrong_in_one_of_many_scenes_is_said_of_that_scene_soon(seed: int):
+    drift = one()
+    found = watch_scenes(drift, *by_scene(seed, 30_000, 10, drifts_at=20_000))
+    of_scenes = [alarm for alarm in found if alarm.scene is not None]
+    assert [alarm.scene for alarm in of_scenes] == ["s0"]
+    # A tenth of the examples are of the scene: some 150 of its own.
+    assert 20_000 < of_scenes[0].at_ms <= 20_000 + NOTICED
+    assert of_scenes[0] in drift.standing()
+    assert drift.last_ms("online", "click") >= of_scenes[0].at_ms
+
+
+def test_scenes_that_stay_as_they_are_raise_no_alarm():
+    """10 streams of 20,000 in 20 scenes."""
+    never = 1 << 40
+    assert [alarm for seed in range(10) for alarm in watch_scenes(one(), *by_scene(seed, 20_000, 20, never))] == []
+
+
+def test_scenes_watched_are_bounded_and_one_long_unseen_makes_room():
+    drift = one()
+    said, labels = stream(0, 4 * MAX_SCENES)
+    watch_scenes(drift, said, labels, [f"s{number % (2 * MAX_SCENES)}" for number in range(len(said))])
+    watched = {state.scene for state in drift.state()} - {None}
+    assert watched == {f"s{number}" for number in range(MAX_SCENES)}
+    said, labels = stream(1, SCENE_UNSEEN_EXAMPLES + BATCH)
+    watch_scenes(drift, said, labels, ["s1"] * len(said))
+    watch_scenes(drift, said[:BATCH], labels[:BATCH], ["new"] * BATCH)
+    assert {state.scene for state in drift.state()} - {None} == watched - {"s0"} | {"new"}
+
+
+def test_a_restored_watch_of_scenes_goes_on_too():
+    said, labels, names = by_scene(2, 30_000, 10, drifts_at=20_000)
+    whole, first, second = one(), one(), one()
+    expected = watch_scenes(whole, said, labels, names)
+    cut = 20_032
+    found = watch_scenes(first, said[:cut], labels[:cut], names[:cut])
+    second.restore(msgspec.msgpack.decode(msgspec.msgpack.encode(first.state()), type=list[WatchState]))
+    for start in range(cut, len(said), BATCH):
+        part = slice(start, start + BATCH)
+        second.add(said[part], labels[part], min(start + BATCH, len(said)), names[part])
+    assert [(one.scene, one.before, one.after) for one in found + second.take_begun()] == [
+        (one.scene, one.before, one.after) for one in expected
+    ]
