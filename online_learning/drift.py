@@ -78,7 +78,7 @@ class _Watch:
         self.seen = 0
         self.alarm: Alarm | None = None
         self.quiet = 0
-        self.last_ms = 0
+        self.last_ms: int = 0
 
     def add(self, losses: Sequence[float]) -> tuple[float, float] | None:
         """Takes losses in [0, 1] in order; the mean before and after the newest rise that begins an alarm, if any."""
@@ -145,8 +145,10 @@ class Drift:
 
     def last_ms(self, learner: str, task: str) -> int:
         """When the newest alarm of a learner's task began, whatever the scene, 0 where there was none."""
-        others = self._scenes[task].values() if learner == self.learners[0] else ()
-        return max(watch.last_ms for watch in (self._watches[learner, task], *others))
+        newest = self._watches[learner, task].last_ms
+        if learner == self.learners[0]:
+            newest = max([newest, *(watch.last_ms for watch in self._scenes[task].values())])
+        return newest
 
     def state(self) -> list[WatchState]:
         """The state to keep."""

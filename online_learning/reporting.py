@@ -51,7 +51,8 @@ def drift_text(alarm: Alarm, others: Sequence[str] = ()) -> str:
     """An alarm in words; `others` drift at the same time, which tells a change of the world from one of the model."""
     also = f" (of {' and '.join(others)} too)" if others else ""
     where = f" in scene {alarm.scene!r}" if alarm.scene else " without a scene" if alarm.scene == "" else ""
-    return f"{alarm.task}{where}: the log loss of {alarm.learner} went up from {alarm.before:.3f} to {alarm.after:.3f} nats{also}"
+    rise = f"went up from {alarm.before:.3f} to {alarm.after:.3f} nats"
+    return f"{alarm.task}{where}: the log loss of {alarm.learner} {rise}{also}"
 
 
 def drift_metrics(alarms: Sequence[Alarm]) -> list[Metric]:
