@@ -127,6 +127,26 @@ def test_the_online_arm_shows_what_the_model_gives_the_highest_probability(servi
     assert answer.versions.fallback == ""
 
 
+def test_every_slot_is_scored_as_at_the_one_position_that_the_settings_fix(tmp_path: Path) -> None:
+    answers = {}
+    for position in (0, 6):
+        # The same world, drawn anew from its seed.
+        serving = Serving(tmp_path / str(position), explore=0.0, position=position)
+        serving.world.put_items(items(40))
+        serving.world.put_user("u1")
+        serving.world.put_dense()
+        serving.world.publish()
+        answers[position] = serving.answer(n=10)
+        assert answers[position].impression is not None
+        # The impression says where it was really shown: that is what is learned from.
+        assert [slot.position for slot in answers[position].impression.items] == list(range(10))
+        # An item scores the same wherever it comes to stand: alone at the top, or among ten.
+        others = answers[position].items[:9]
+        [alone] = serving.answer(n=1, exclude=others).scores
+        assert alone == pytest.approx(answers[position].scores[9], rel=1e-6)
+    assert answers[0].scores != answers[6].scores
+
+
 def test_an_unknown_user_gets_a_full_list(serving: Serving) -> None:
     assert len(set(serving.answer(user="never seen", n=20).items)) == 20
 
