@@ -12,6 +12,7 @@ from online_learning.studies.study import Study, StudyError
 STUDIES: Final[dict[str, str]] = {
     "collisions": "online_learning.studies.collisions:Collisions",
     "frappe": "online_learning.studies.frappe:Frappe",
+    "ml-1m": "online_learning.studies.ncf:Ncf",
     "next-click": "online_learning.studies.next_click.study:NextClick",
     "sync-interval": "online_learning.studies.sync_interval:SyncInterval",
 }
