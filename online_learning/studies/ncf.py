@@ -92,7 +92,7 @@ def measure_split(point: Point, split: LeaveOneOut, told: "Mapping[str, Variant]
     torch.set_num_threads(1)
     scores: NDArray[np.floating]
     if point.setting == POPULAR:
-        scores = np.bincount(split.item, minlength=split.items)[split.asked]
+        scores = np.bincount(split.item, minlength=split.items)[split.asked].astype(np.float64)
     elif point.setting == SVD:
         scores = pure_svd(split, _FACTORS)
     else:

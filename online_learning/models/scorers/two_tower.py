@@ -32,7 +32,7 @@ TOWERS = ("user", "item")
 def tower_keys(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The keys u64 [n] of the towers' rows for the same values."""
     # Key 0 is reserved, as in `hash_key`.
-    return np.maximum(keys ^ _OTHER_KEYS, np.uint64(1))
+    return np.asarray(np.maximum(keys ^ _OTHER_KEYS, np.uint64(1)))
 
 
 def tower_side(side: Side) -> Side:
