@@ -92,6 +92,10 @@ class Kept(Generic[V]):
             self.spilled += len(self._old)
             self._old, self._old_bytes = self._young, self._young_bytes
             self._young, self._young_bytes = {}, 0
+        if self._old_bytes > self._limit:
+            # One batch alone was more than all of the memory.
+            self.spilled += len(self._old)
+            self._old, self._old_bytes = {}, 0
 
     def _remember(self, key: Any, value: V) -> None:
         self._young[key] = value
