@@ -124,7 +124,7 @@ def show(report: Report, console: Console) -> None:
             console.print(f"{report.interrupted} more were killed again before frames flowed", highlight=False)
     grid = Table("compared", "with what", "verdict", title="comparisons", title_justify="left")
     for check in report.checks:
-        verdict = "[green]equal[/]" if check.ok else "[red]WRONG[/]"
+        verdict = "[green]as it should be[/]" if check.ok else "[red]WRONG[/]"
         grid.add_row(check.name, check.compared, verdict)
     console.print(grid)
     for check in report.checks:

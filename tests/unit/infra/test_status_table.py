@@ -7,7 +7,10 @@ from infra.status_table import status_table
 
 
 def picture(**health: float | int | str) -> str:
-    row = Row(name="trainer", state="up", since_ms=0, said_ms=200_000, health=health)
+    return drawn(Row(name="trainer", state="up", since_ms=0, said_ms=200_000, health=health))
+
+
+def drawn(row: Row) -> str:
     console = Console(width=200, color_system=None)
     with console.capture() as said:
         console.print(status_table(Report(phase="up", at_ms=200_000, state_dir="here", processes=(row,))))
@@ -26,3 +29,8 @@ def test_where_nothing_is_wrong_nothing_is_said_of_it() -> None:
     assert "ALARM" not in said
     assert "drift" not in said
     assert "learned 5" in said
+
+
+def test_a_fenced_trainer_says_by_whom() -> None:
+    said = drawn(Row(name="trainer", state="fenced", since_ms=0, reason="fenced by epoch 7: another trainer has"))
+    assert "fenced by epoch 7" in said
