@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from streams.failpoints import hit
 from streams.local_state import LocalState, Position, opened
 from streams.topics import TOMBSTONES_MS
 
@@ -88,6 +89,7 @@ async def _read(
     known: Meta | None,
 ) -> Restored:
     consumer.seek(changelog, start)
+    hit("worker.copy-opened")
     changes: dict[bytes, bytes | None] = {}
     records, meta, at = 0, None, -1
     while await consumer.position(changelog) < end:
@@ -104,12 +106,14 @@ async def _read(
             state.apply(changes, None)
             changes = {}
             await asyncio.sleep(0)
+    hit("worker.copy-read")
     if meta is None:
         if known is not None:
             raise _OtherHistory
         state.apply(changes, None)
     else:
         state.apply(changes, Position(at, now_ms))
+    hit("worker.copy-caught-up")
     return Restored(state, meta, records, known is not None)
 
 

@@ -170,7 +170,9 @@ class Task:
                 at = await asyncio.wait_for(self._commit(producer, out, changes), _ANSWER_S)
                 # Where the broker did not say where the batch is, the copy holds more than it says, which does no harm.
                 state.apply(changes, Position(at, now_ms) if at is not None else None)
+                hit("worker.copy-written")
                 stage.settle()
+                hit("worker.settled")
             self._noted({tp: await inputs.position(tp) for tp in self._inputs})
             if batch or out:
                 hit("worker.offsets-noted")

@@ -43,6 +43,8 @@ _COUNTS: Final[dict[str, tuple[int, int]]] = {
     "worker.topic-sent": (5, 150),
     "worker.batch-sent": (5, 60),
     "worker.batch-committed": (5, 60),
+    "worker.copy-written": (5, 60),
+    "worker.settled": (5, 60),
     "worker.offsets-noted": (5, 60),
 }
 _CHECKPOINTS: Final = (1, 3)
