@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from online_learning.batches import Batch
 from online_learning.learning_health import LearningHealth, sound_rows
+from online_learning.models.adam import Adam
 from online_learning.models.dense_features import PRIOR_LOGIT, dense_names
 from online_learning.models.fields import FieldEncoder
 from online_learning.models.parameters import Parameters
@@ -59,7 +60,7 @@ class OnlineLearner:
         self.table = Table(table_settings(settings), settings.trainer.seed)
         self.model = new_network(settings.model, tasks, fields, dense, settings.trainer.seed)
         _set_prior(self.model, settings)
-        self._adam = torch.optim.Adam(self.model.parameters(), settings.model.dense_learning_rate, foreach=True)
+        self._adam = Adam(self.model.parameters(), settings.model.dense_learning_rate)
         self._pending = 0
         self.towers = TwoTowerLearner(settings) if settings.retrieval.name == "two_tower" else None
         self.health = LearningHealth()

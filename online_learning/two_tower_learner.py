@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from online_learning.learning_health import GRADIENT_LIMIT
+from online_learning.models.adam import Adam
 from online_learning.models.fields import Side
 from online_learning.models.networks.two_tower import TwoTower, sampled_softmax
 from online_learning.models.parameters import check
@@ -31,9 +32,9 @@ class TwoTowerLearner:
         self._width = 1 + settings.model.dim
         self._shapes = tower_shapes(settings)
         self.model = TwoTower(settings, settings.trainer.seed)
-        self._adam: torch.optim.Adam | None = None
+        self._adam: Adam | None = None
         if self._shapes:
-            self._adam = torch.optim.Adam(self.model.parameters(), settings.retrieval.dense_learning_rate)
+            self._adam = Adam(self.model.parameters(), settings.retrieval.dense_learning_rate)
         self._pending = 0
         self._losses: deque[float] = deque(maxlen=_LOSSES)
 
