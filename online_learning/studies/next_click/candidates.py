@@ -1,5 +1,7 @@
 """Which articles come into question after a session's clicks, and what the counts say of each."""
 
+import math
+
 import numpy as np
 
 from online_learning.studies.next_click.compiled import kernel
@@ -32,14 +34,22 @@ NEXT_OF_HISTORY = LATER_OF_THIRD + _PAIRS
 LATER_OF_HISTORY = NEXT_OF_HISTORY + _NEXT
 IN_HISTORY = LATER_OF_HISTORY + _PAIRS
 RANK = IN_HISTORY + 1
-CONTEXT = RANK + 1
+WALK = RANK + 1
+"""How likely two transitions lead from the last click to the candidate."""
+CONTEXT = WALK + 1
 """The same for all candidates: length of the prefix, hour of day (2), totals of the last click's transitions, its
-clicks and age, size of the history."""
+clicks and age, size of the history, all clicks that follow another."""
 _SLOW = 2
 """Half-lives of an hour and more, from this one on: shorter ones of a rare article would tell when its last click was
 made, which may be this session's own."""
-CONTEXT_WIDTH = 3 + _NEXT + _PAIRS + (_SPANS - _SLOW) + 2
+CONTEXT_WIDTH = 3 + _NEXT + _PAIRS + (_SPANS - _SLOW) + 2 + _SPANS
 FEATURES = CONTEXT + CONTEXT_WIDTH
+
+_WALK_SPAN = 1
+"""Walks go by the transitions of the middle half-life, hours."""
+_RARE = 0.01
+"""First steps less likely than this are not taken: they cost as much as likely ones and add little."""
+_WALK_FLOOR = -12.0
 
 
 @kernel
@@ -77,6 +87,28 @@ def tell_list(ids, levels, at, where, column, out):  # type: ignore[no-untyped-d
         if row >= 0:
             for h in range(len(at)):
                 out[row, column + h] = told(levels[k, h], at[h])
+
+
+@kernel
+def walk(counts, start, found, where, features):  # type: ignore[no-untyped-def]
+    """Writes WALK: the sum over articles m of P(m after start) P(candidate after m), both by decayed transitions."""
+    ids, levels, totals = counts.next_ids, counts.next_levels, counts.next_totals
+    reached = np.zeros(found)
+    for k in range(ids.shape[1]):
+        middle = ids[start, k]
+        if middle < 0:
+            break
+        share = math.pow(2.0, levels[start, k, _WALK_SPAN] - totals[start, _WALK_SPAN])
+        if share < _RARE:
+            continue
+        for j in range(ids.shape[1]):
+            if ids[middle, j] < 0:
+                break
+            row = where[ids[middle, j]]
+            if row >= 0:
+                reached[row] += share * math.pow(2.0, levels[middle, j, _WALK_SPAN] - totals[middle, _WALK_SPAN])
+    for row in range(found):
+        features[row, WALK] = SCALE * (math.log2(max(reached[row], math.pow(2.0, _WALK_FLOOR))) - _WALK_FLOOR)
 
 
 @kernel
@@ -148,6 +180,8 @@ def candidates_of(counts, prefix, history, now_ms, where, out, features):  # typ
         if article >= 0 and where[article] >= 0:
             features[where[article], RANK] = SCALE * np.log2(1.0 + k)
 
+    walk(counts, last, found, where, features)
+
     context = np.zeros(CONTEXT_WIDTH, np.float32)
     context[0] = np.log2(len(prefix))
     hour = (now_ms % DAY_MS) / DAY_MS * 2 * np.pi
@@ -164,6 +198,9 @@ def candidates_of(counts, prefix, history, now_ms, where, out, features):  # typ
     at += _SPANS - _SLOW
     context[at] = SCALE * np.log2(1.0 + (now_ms - first_ms[last]) / 60_000.0) if first_ms[last] >= 0 else 0.0
     context[at + 1] = SCALE * np.log2(1.0 + len(history))
+    at += 2
+    for h in range(_SPANS):
+        context[at + h] = told(counts.totals[h], click_at[h])
     for row in range(found):
         for column in range(CONTEXT_WIDTH):
             features[row, CONTEXT + column] = context[column]

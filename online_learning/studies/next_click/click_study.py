@@ -90,13 +90,11 @@ class ClickStudy(Study):
         return self._passes[seed]
 
     def _options(self, quick: bool) -> ClickOptions:
-        """`quick`: half a day to learn from and three hours to rank."""
+        """`quick`: four hours to learn from and one to rank."""
         if not quick:
             return self.options
         from_ms = self.options.from_ms
-        return msgspec.structs.replace(
-            self.options, start=_day(from_ms - 12 * HOUR_MS), eval_to=_day(from_ms + 3 * HOUR_MS)
-        )
+        return msgspec.structs.replace(self.options, start=_day(from_ms - 4 * HOUR_MS), eval_to=_day(from_ms + HOUR_MS))
 
 
 def over_sessions(summary: Summary, group: str, setting: str, metric: str) -> Interval | None:

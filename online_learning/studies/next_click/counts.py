@@ -24,7 +24,7 @@ class Counts(NamedTuple):
     clicks f64 [A, 5]: all clicks; follows f64 [A, 5]: those that are not their session's first; top i64 [5, T]: the
     articles of highest `follows`; first_ms, last_ms i64 [A]: of any click (-1: none). Bounded lists of what was clicked
     right after (`next`), two or three clicks after (`later`) and before (`prior`, by weight 1 / distance), each as ids
-    i32 [A, K], levels f64 [A, K, H] and totals f64 [A, H].
+    i32 [A, K], levels f64 [A, K, H] and totals f64 [A, H]. totals f64 [5]: `follows` of all articles together.
     """
 
     clicks: NDArray[np.float64]
@@ -41,6 +41,7 @@ class Counts(NamedTuple):
     prior_ids: NDArray[np.int32]
     prior_levels: NDArray[np.float64]
     prior_totals: NDArray[np.float64]
+    totals: NDArray[np.float64]
 
 
 def new_counts(articles: int, next_kept: int, pairs_kept: int, top_kept: int) -> Counts:
@@ -62,6 +63,7 @@ def new_counts(articles: int, next_kept: int, pairs_kept: int, top_kept: int) ->
         *pairs(next_kept, len(NEXT_HALF_LIVES_MS)),
         *pairs(pairs_kept, pair_spans),
         *pairs(pairs_kept, pair_spans),
+        np.full(spans, NEVER),
     )
 
 
@@ -83,6 +85,7 @@ def note_click(counts, article, prefix, now_ms):  # type: ignore[no-untyped-def]
         counts.clicks[article, h] = raised(counts.clicks[article, h], at)
         if follows:
             counts.follows[article, h] = raised(counts.follows[article, h], at)
+            counts.totals[h] = raised(counts.totals[h], at)
             hold_top(counts.top[h], counts.follows, h, article)
     if counts.first_ms[article] < 0:
         counts.first_ms[article] = now_ms

@@ -8,14 +8,19 @@ import msgspec
 from online_learning.studies.next_click.clicks import Clicks, day_ms, read_clicks
 from online_learning.studies.next_click.protocol import Window
 from online_learning.studies.study import StudyError
+from streams.decay import DAY_MS
 
 FILE = "globo/clicks.parquet"
+LEARNED_BEFORE_MS = 5 * DAY_MS
 
 
 class ClickOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """`file`: a parquet file of clicks ("": Globo's, in the folder of the data); `start`: the first day that is learned
-    ("": that of the file); [`eval_from`, `eval_to`) is ranked ("": to the end), days or times in UTC; `every`: the
-    share of sessions ranked, 1 / every. `scorer`: a scorer of your own, `PATH:CLASS`, ranked beside the others."""
+    """`file`: a parquet file of clicks ("": Globo's, in the folder of the data).
+
+    `start`: the first day that is learned ("": five days before what is ranked; the longest half-life is a day).
+    [`eval_from`, `eval_to`) is ranked ("": to the end), days or times in UTC. `every`: one in so many user sessions is
+    ranked. `scorer`: a scorer of your own, `PATH:CLASS`, ranked beside the others.
+    """
 
     file: str = ""
     start: str = ""
@@ -51,20 +56,21 @@ class ClickOptions(msgspec.Struct, frozen=True, kw_only=True):
         """The clicks, and what of them is learned and ranked; raises StudyError where nothing could be ranked."""
         path = self.check(data)
         clicks = read_clicks(path)
-        start_ms = day_ms(self.start) if self.start else int(clicks.ts_ms[0])
+        start_ms = day_ms(self.start) if self.start else self.from_ms - LEARNED_BEFORE_MS
         to_ms = day_ms(self.eval_to) if self.eval_to else int(clicks.ts_ms[-1]) + 1
         window = Window(start_ms=start_ms, from_ms=self.from_ms, to_ms=to_ms, every=self.every)
-        if not start_ms < window.from_ms < to_ms or not len(clicks.between(window.from_ms, to_ms)):
+        learned, ranked = clicks.between(start_ms, window.from_ms), clicks.between(window.from_ms, to_ms)
+        if not len(learned) or not len(ranked):
             raise StudyError(
                 f"{path.name}: nothing to rank from {self.eval_from} to {self.eval_to or 'its end'} "
-                f"after learning from {self.start or 'its start'}"
+                f"after learning from {self.start or 'five days before'}"
             )
         return clicks, window
 
     def sizes(self) -> dict[str, str]:
         """What a figure depends on, with a file of one's own told by its name and content."""
         told = {
-            "learned from": self.start or "the first click",
+            "learned from": self.start or "five days before",
             "ranked": f"{self.eval_from} to {self.eval_to or 'the last click'}, every {self.every}th session",
         }
         if self.file:

@@ -82,12 +82,12 @@ class Replica:
 
 
 def _taken(mine: Counts, live: Counts, articles: Ints) -> Counts:
-    """Counts with the rows of `articles`, and the lists of the most clicked, as they are in `live`."""
+    """Counts with the rows of `articles`, and what is not kept by article, as they are in `live`."""
     if len(mine.first_ms) < len(live.first_ms):
         mine = grown(mine, len(live.first_ms))
     arrays: Iterable[tuple[str, NDArray[Any], NDArray[Any]]] = zip(Counts._fields, mine, live, strict=True)
     for name, to, of in arrays:
-        if name == "top":
+        if name in ("top", "totals"):
             to[:] = of
         else:
             to[articles] = of[articles]

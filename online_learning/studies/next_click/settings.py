@@ -10,7 +10,8 @@ class NextClickSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     `candidates`: articles that are ranked by the network; `next_kept`, `pairs_kept`, `top_kept`: bounds of the lists
     they come from. `learn_every`: of the clicks that follow another, each how manieth the network learns from (counts
-    take all). `batch`: clicks a step. `history`: clicks remembered of each reader.
+    take all). `batch`: clicks a step. `negatives`: candidates that a click is compared with, drawn evenly (0: all).
+    `history`: clicks remembered of each reader. `initial_scale`: of new embeddings.
     """
 
     candidates: int = 160
@@ -22,7 +23,7 @@ class NextClickSettings(msgspec.Struct, frozen=True, kw_only=True):
     learning_rate: float = 1e-3
     table_learning_rate: float = 0.05
     batch: int = 32
-    negatives: int = 0
+    negatives: int = 48
     learn_every: int = 1
     history: int = 12
     initial_scale: float = 0.1
