@@ -25,7 +25,7 @@ _ID_FIELDS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "frappe": {"user": ("user",), "item": ("item",)},
     "globo": {"user": ("user",), "article": ("article", "previous")},
 }
-_CLICKS, _NEGATIVES = 150_000, 3
+_CLICKS, _NEGATIVES = 80_000, 3
 _QUICK_ROWS: Final = 4_000
 _BATCH: Final = 128
 _DIM, _HIDDEN = 16, (64, 32)
