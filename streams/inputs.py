@@ -7,13 +7,14 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from streams.kafka import MAX_REQUEST_BYTES
 from streams.settings import KafkaSettings
 
 _POLL_MS: Final = 200
-_MAX_RECORDS: Final = 4_000
+_MAX_RECORDS: Final = 2_000
+# What one fetch may bring: more would only lie in memory while a backlog is read.
+_FETCH_BYTES: Final = 2 * 2**20
 # With less than this in hand a batch waits `linger`, which halves the transactions (and the CPU) at a trickle.
-_ENOUGH_RECORDS: Final = 500
+ENOUGH_RECORDS: Final = 500
 
 # A broker that takes longer than this to say that an input is at its end was away, and producers could not reach it.
 _ANSWER_S: Final = 1.0
@@ -30,7 +31,7 @@ def reader(settings: KafkaSettings, client_id: str) -> AIOKafkaConsumer:
         isolation_level="read_committed",
         enable_auto_commit=False,
         auto_offset_reset="earliest",
-        max_partition_fetch_bytes=MAX_REQUEST_BYTES,
+        max_partition_fetch_bytes=_FETCH_BYTES,
         request_timeout_ms=10_000,
     )
 
@@ -46,6 +47,7 @@ class Inputs:
         self.inputs = inputs
         self._readers = {tp: reader(settings, f"{client_id}-{tp.topic}") for tp in inputs}
         self._pending: dict[TopicPartition, asyncio.Task[Mapping[TopicPartition, list[Any]]]] = {}
+        self._back: dict[TopicPartition, list[Any]] = {}
 
     async def start(self, positions: Mapping[str, int]) -> None:
         """Starts to read at `positions` (by topic), or at the log's beginning."""
@@ -70,31 +72,43 @@ class Inputs:
 
         A few records wait `linger_s` for company.
         """
-        found: Records = {}
-        deadline_s: float | None = None
+        found: Records = {tp.topic: records for tp, records in self._back.items()}
+        deadline_s: float | None = time.monotonic() + linger_s if found else None
         while True:
             self._poll()
             wait_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
-            await asyncio.wait(self._pending.values(), timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+            pending = [self._pending[tp] for tp in self.inputs if tp not in self._back]
+            await asyncio.wait(pending, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
             for topic, records in self._ready().items():
                 found.setdefault(topic, []).extend(records)
-            if not found or sum(map(len, found.values())) >= _ENOUGH_RECORDS:
-                return found
+            if not found or sum(map(len, found.values())) >= ENOUGH_RECORDS:
+                break
             if deadline_s is None:
                 deadline_s = time.monotonic() + linger_s
             elif time.monotonic() >= deadline_s:
-                return found
+                break
+        self._back = {}
+        return found
+
+    def give_back(self, topic: str, records: list[Any]) -> None:
+        """Takes back the last records of a topic that `read` gave: the next read begins with them.
+
+        Not of every topic: something must be left to wait for.
+        """
+        if records:
+            tp = next(tp for tp in self.inputs if tp.topic == topic)
+            self._back[tp] = records
 
     def _poll(self) -> None:
         for tp, consumer in self._readers.items():
-            if tp not in self._pending:
+            if tp not in self._pending and tp not in self._back:
                 polling = consumer.getmany(tp, timeout_ms=_POLL_MS, max_records=_MAX_RECORDS)
                 self._pending[tp] = asyncio.create_task(polling)
 
     def _ready(self) -> Records:
         found: Records = {}
         for tp, pending in list(self._pending.items()):
-            if pending.done():
+            if pending.done() and tp not in self._back:
                 del self._pending[tp]
                 records = pending.result().get(tp)
                 if records:
@@ -104,6 +118,8 @@ class Inputs:
     async def position(self, tp: TopicPartition) -> int:
         """The next offset to be handed out; past what only the broker writes (the ends of transactions)."""
         found: int = await self._readers[tp].position(tp)
+        if back := self._back.get(tp):
+            return int(back[0].offset)
         in_hand = self._pending.get(tp)
         if in_hand is not None and in_hand.done() and (records := in_hand.result().get(tp)):
             found = records[0].offset

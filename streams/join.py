@@ -31,7 +31,7 @@ from streams.local_state import LocalState
 from streams.opened import Opened, opened
 from streams.records import Action, FeatureRow, Impression
 from streams.settings import StreamsSettings
-from streams.signals import SignalLog
+from streams.signals import ItemPlaces, SignalLog
 from streams.time_index import bucket_of
 
 
@@ -82,7 +82,8 @@ class Join:
         self._state = JoinState(disk, settings.state.memory_bytes // 2)
         self._progress = self._state.progress
         self._examples: list[tuple[bytes, bytes]] = []
-        self._signals = SignalLog()
+        self._places = ItemPlaces(settings.kafka.item_partitions)
+        self._signals = SignalLog(self._places)
         self._overdue: dict[bytes, None] = {}
 
     # --- records ------------------------------------------------------------------------------------------------
@@ -130,9 +131,10 @@ class Join:
         user = self._user(action.user)
         if key is not None and held is not None:
             impression = opened(held.record.raw)
-            if self._joins(held, impression, action, before):
+            k = self._slot(held, impression, action, before)
+            if k is not None:
                 user.add_action(action)
-                self._decide(key, held, impression, waiting)
+                self._decide(key, held, impression, k, waiting)
                 return
         waiting.user_features = user.used(action.ts) if user.version else None
         user.add_action(action)
@@ -185,10 +187,11 @@ class Join:
         if waits is None:
             return
         impression = opened(held.record.raw)
-        found = [one for one in waits if self._joins(held, impression, one.action, one.before)]
-        self._unwait(key, waits, found)
-        for one in found:
-            self._decide(key, held, impression, one)
+        found = [(one, self._slot(held, impression, one.action, one.before)) for one in waits]
+        self._unwait(key, waits, [one for one, k in found if k is not None])
+        for one, k in found:
+            if k is not None:
+                self._decide(key, held, impression, k, one)
 
     def _unwait(self, key: bytes, waits: list[Waiting], gone: list[Waiting]) -> None:
         if not gone:
@@ -213,7 +216,7 @@ class Join:
         progress.closed = max(progress.closed, now)
 
     def _close_at(self, key: bytes) -> None:
-        held = self._state.held.get(key)
+        held = self._state.held.peek(key)
         if held is not None and not held.closed:
             self._close(held, opened(held.record.raw))
             if held.touched:
@@ -247,13 +250,18 @@ class Join:
 
     # --- decisions ----------------------------------------------------------------------------------------------
 
-    def _joins(self, held: Held, impression: Opened, action: Action, before: int) -> bool:
-        last = held.record.ts + self._window_ms + self._horizon_ms
-        if action.ts < held.record.behind or max(action.ts, before) > last:
-            return False
-        return any(shown.item == action.item for shown in impression.items)
+    def _slot(self, held: Held, impression: Opened, action: Action, before: int) -> int | None:
+        """The index of the shown item that an action joins, if any."""
+        record, item = held.record, action.item
+        last = record.ts + self._window_ms + self._horizon_ms
+        if action.ts < record.behind or action.ts > last or before > last:
+            return None
+        for k, shown in enumerate(impression.items):
+            if shown.item == item:
+                return k
+        return None
 
-    def _decide(self, key: bytes, held: Held, impression: Opened, waiting: Waiting) -> None:
+    def _decide(self, key: bytes, held: Held, impression: Opened, k: int, waiting: Waiting) -> None:
         action = waiting.action
         end = held.record.ts + self._window_ms
         after_end = waiting.before > end
@@ -261,7 +269,6 @@ class Join:
             self._close(held, impression)
             held.touch()
             self._state.held.put(key, held)
-        k = next(k for k, shown in enumerate(impression.items) if shown.item == action.item)
         kept = self._kept(impression, k)
         slot = held.slots.get(k) if held.slots is not None else None
         if slot is None:
@@ -273,7 +280,7 @@ class Join:
         self.counts.late_actions += late
         labels = self._rules.labels(action.kind, action.value)
         was_positive = self._make.is_positive(slot)
-        old = self._make.labels(slot, held.closed, kept)
+        old = self._make.labels(slot, held.closed, kept) if slot.marks else self._make.silence(held.closed, kept)
         slot.mark(labels, action.kind, action.ts)
         self._signal(action, impression.arm(), not was_positive and self._make.is_positive(slot))
         if not labels:
@@ -369,7 +376,7 @@ class Join:
             stats.available_at = now_ms
             features.append(stats.row(user, now_ms))
         joined = Joined(self._examples, self._signals, features, self._state.drain(moved))
-        self._examples, self._signals = [], SignalLog()
+        self._examples, self._signals = [], SignalLog(self._places)
         return joined
 
     def settle(self) -> None:

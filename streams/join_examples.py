@@ -34,7 +34,9 @@ class ExampleMaker:
         self._rules = rules
         self._rate = rate
         self._rate_bytes = _encode(rate)
-        self._silence = _encode(self.labels(Slot(), True, True))
+        ends = ((False, False), (False, True), (True, False), (True, True))
+        self._silences = {end: self.labels(Slot(), *end) for end in ends}
+        self._silence = _encode(self._silences[True, True])
         self._unlabelled_end = self._rate_bytes + _FALSE * 4 + _NO_CAUSE
 
     def has_negative(self, slot: Slot) -> bool:
@@ -44,6 +46,10 @@ class ExampleMaker:
     def is_positive(self, slot: Slot) -> bool:
         """Whether any task's label of this slot is 1."""
         return any(slot.label(task) == 1.0 for task in slot.marks)
+
+    def silence(self, closed: bool, kept: bool) -> dict[str, Label]:
+        """As `labels`, of a slot on which nobody acted; not to be changed."""
+        return self._silences[closed, kept]
 
     def labels(self, slot: Slot, closed: bool, kept: bool) -> dict[str, Label]:
         """What is known of every task. A negative that was not `kept` is censored: half of a sample would bias."""

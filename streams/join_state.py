@@ -83,7 +83,13 @@ class Slot(Struct, array_like=True):
     def label(self, task: str) -> float | None:
         """The label of `task`: 1 where any kind of action says so; None where none said anything."""
         kinds = self.marks.get(task)
-        return max(label for _, label in kinds.values()) if kinds else None
+        if not kinds:
+            return None
+        best = 0.0
+        for _, label in kinds.values():
+            if label > best:
+                best = label
+        return best
 
 
 class HeldRecord(Struct, array_like=True):
@@ -155,7 +161,7 @@ class JoinState:
         found = disk.get(_PROGRESS)
         self.progress = msgspec.msgpack.decode(found, type=Progress) if found is not None else Progress()
         # Most bytes are impressions'; of users and event ids many small values are asked for again.
-        self.held = Kept(memory_bytes // 2, self._load_held, self._dump_held, _held_bytes)
+        self.held = Kept(memory_bytes // 2, self._load_held, self._dump_held, _held_bytes, by_age=True)
         self.users = Kept(memory_bytes // 4, self._load_user, _dump_user, lambda _: _USER_BYTES)
         self.seen = Kept(memory_bytes // 8, self._load_seen, _dump_seen, lambda _: _SEEN_BYTES)
         self.waiting = Kept(memory_bytes // 8, self._load_waiting, _dump_waiting, lambda _: _WAITING_BYTES)

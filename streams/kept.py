@@ -15,9 +15,9 @@ class Kept(Generic[V]):
     `load` reads a value from disk (None: not there), `dump` adds what a value (None: deleted) changes to the changes of
     a batch, `size` says how many bytes a value takes, the same as long as it lives.
 
-    Two generations: what is used moves to the young one; when that has half of the memory it becomes the old one, and
-    what was in the old one is on disk alone. Only `settle` does so, which the caller calls when the changes that
-    `drain` gave are on disk: so memory may exceed the limit by what one batch touches.
+    Two generations: what is used (`by_age`: only what is new) goes to the young one; when that has half of the memory
+    it becomes the old one, and what was in the old one is on disk alone. Only `settle` does so, which the caller calls
+    when the changes that `drain` gave are on disk: so memory may exceed the limit by what one batch touches.
     """
 
     def __init__(
@@ -26,7 +26,10 @@ class Kept(Generic[V]):
         load: Callable[[Any], V | None],
         dump: Callable[[Any, V | None, Written], None],
         size: Callable[[V], int],
+        *,
+        by_age: bool = False,
     ) -> None:
+        self._by_age = by_age
         self._limit, self._load, self._dump, self._size = limit_bytes, load, dump, size
         self._young: dict[Any, V] = {}
         self._old: dict[Any, V] = {}
@@ -45,18 +48,29 @@ class Kept(Generic[V]):
         value = self._young.get(key)
         if value is not None:
             return value
-        value = self._old.pop(key, None)
+        value = self._old.get(key)
         if value is not None:
-            self._old_bytes -= self._size(value) + _ENTRY_BYTES
-        elif key in self._changed:
+            if not self._by_age:
+                self._forget_old(key)
+                self._remember(key, value)
+            return value
+        if key in self._changed:
             # Deleted, and still on disk.
             return None
-        else:
-            value = self._load(key)
-            if value is None:
-                return None
+        value = self._load(key)
+        if value is not None:
             self.loads += 1
-        self._remember(key, value)
+            self._remember(key, value)
+        return value
+
+    def peek(self, key: Any) -> V | None:
+        """As `get`, for what is not expected to be asked for again."""
+        value = self._young.get(key)
+        if value is None:
+            value = self._old.get(key)
+        if value is None and key not in self._changed:
+            value = self._load(key)
+            self.loads += value is not None
         return value
 
     def put(self, key: Any, value: V) -> None:
@@ -64,6 +78,7 @@ class Kept(Generic[V]):
         if key in self._young:
             self._young[key] = value
         else:
+            self._forget_old(key)
             self._remember(key, value)
         self._changed[key] = value
 
@@ -71,8 +86,7 @@ class Kept(Generic[V]):
         """Removes a value."""
         if (value := self._young.pop(key, None)) is not None:
             self._young_bytes -= self._size(value) + _ENTRY_BYTES
-        elif (value := self._old.pop(key, None)) is not None:
-            self._old_bytes -= self._size(value) + _ENTRY_BYTES
+        self._forget_old(key)
         self._changed[key] = None
 
     def changed(self) -> dict[Any, V | None]:
@@ -96,6 +110,10 @@ class Kept(Generic[V]):
             # One batch alone was more than all of the memory.
             self.spilled += len(self._old)
             self._old, self._old_bytes = {}, 0
+
+    def _forget_old(self, key: Any) -> None:
+        if (value := self._old.pop(key, None)) is not None:
+            self._old_bytes -= self._size(value) + _ENTRY_BYTES
 
     def _remember(self, key: Any, value: V) -> None:
         self._young[key] = value

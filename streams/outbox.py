@@ -28,10 +28,6 @@ class Outbox:
     def __bool__(self) -> bool:
         return bool(self._entries)
 
-    def partitions(self, topic: str) -> int:
-        """How many partitions a topic has."""
-        return self._partitions[topic]
-
     def record(self, topic: Topic, record: Any, key: str, partition: int | None = None) -> None:
         """Adds a record of the catalogue, to the partition of its key where none is named."""
         self.bytes(topic.name, topic.codec.encode(record), key.encode(), partition)

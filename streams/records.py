@@ -79,7 +79,7 @@ class Action(Struct, frozen=True, kw_only=True, omit_defaults=True):
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-class Assignment(Struct, frozen=True, array_like=True):
+class Assignment(Struct, frozen=True, array_like=True, gc=False):
     """The arm that a request was assigned to in one experiment."""
 
     experiment: str
@@ -107,7 +107,7 @@ class UsedFeatures(Struct, frozen=True, array_like=True):
     values: dict[str, Any]
 
 
-class Shown(Struct, frozen=True, array_like=True):
+class Shown(Struct, frozen=True, array_like=True, gc=False):
     """One slot of an answer.
 
     `propensity` is the probability of this item at this slot given the slots before it. `features` are the values of
@@ -126,7 +126,7 @@ class Shown(Struct, frozen=True, array_like=True):
     team: str | None = None
 
 
-class Candidate(Struct, frozen=True, array_like=True):
+class Candidate(Struct, frozen=True, array_like=True, gc=False):
     """A candidate that was not shown, from the logged sample."""
 
     item: str
@@ -163,7 +163,7 @@ class LabelState(enum.StrEnum):
     CENSORED = "censored"
 
 
-class Label(Struct, frozen=True, array_like=True):
+class Label(Struct, frozen=True, array_like=True, gc=False):
     """What is known of one task for one example."""
 
     state: LabelState

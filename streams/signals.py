@@ -25,10 +25,43 @@ class SignalColumns(NamedTuple):
     rating: NDArray[np.float64]
 
 
+class ItemPlaces:
+    """Numbers that stand for items, and the partition of each; begun anew when there are too many."""
+
+    def __init__(self, partitions: int, most: int = 200_000) -> None:
+        self._partitions, self._most = partitions, most
+        self._codes: dict[str, int] = {}
+        self._names: list[str] = []
+        self._places: list[int] = []
+
+    def codes(self, items: list[str]) -> NDArray[np.int64]:
+        """The numbers of items, [n]."""
+        if len(self._codes) > self._most:
+            self._codes, self._names, self._places = {}, [], []
+        found = list(map(self._codes.get, items))
+        if None in found:
+            for item in items:
+                if item not in self._codes:
+                    self._codes[item] = len(self._names)
+                    self._names.append(item)
+                    self._places.append(partition_of(item.encode(), self._partitions))
+            found = list(map(self._codes.get, items))
+        return np.array(found, dtype=np.int64)
+
+    def names(self, codes: list[int]) -> list[str]:
+        """The items of the numbers that `codes` gave last."""
+        return [self._names[code] for code in codes]
+
+    def partitions(self, codes: list[int]) -> NDArray[np.int64]:
+        """Their partitions, [n]."""
+        return np.array([self._places[code] for code in codes], dtype=np.int64)
+
+
 class SignalLog:
     """Gathers the signals of one batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, places: ItemPlaces) -> None:
+        self._places = places
         self._items: list[str] = []
         # One entry for all items of an impression, or for one action: arm, ts, items, impressions, positives, rating.
         self._runs: list[tuple[str, int, int, int, int, float]] = []
@@ -46,36 +79,39 @@ class SignalLog:
         self._items.append(item)
         self._runs.append((arm, ts, 1, 0, int(positive), math.nan if rating is None else rating))
 
-    def records(self, partitions: int) -> Iterator[tuple[int, Signals]]:
+    def records(self) -> Iterator[tuple[int, Signals]]:
         """The signals as records, each with its partition: that of its items as keys."""
         if not self._items:
             return
-        names: dict[str, int] = {}
-        item = np.array([names.setdefault(name, len(names)) for name in self._items], dtype=np.uint32)
-        of_name = np.array([partition_of(name.encode(), partitions) for name in names], dtype=np.uint32)
+        used, item = np.unique(self._places.codes(self._items), return_inverse=True)
+        codes = used.tolist()
+        names, partition_of_name = self._places.names(codes), self._places.partitions(codes)
         arms: dict[str, int] = {}
-        codes = [arms.setdefault(run[0], len(arms)) for run in self._runs]
+        of_arm = [arms.setdefault(run[0], len(arms)) for run in self._runs]
         _, ts, sizes, impressions, positives, ratings = zip(*self._runs, strict=True)
         counts = np.array(sizes)
-        arm = np.repeat(np.array(codes, dtype="<u4"), counts)
         columns = [
             np.repeat(np.array(values, dtype=kind), counts)
-            for values, kind in ((ts, "<i8"), (impressions, "<u4"), (positives, "<u4"), (ratings, "<f8"))
+            for values, kind in (
+                (of_arm, "<u4"),
+                (ts, "<i8"),
+                (impressions, "<u4"),
+                (positives, "<u4"),
+                (ratings, "<f8"),
+            )
         ]
-        every = list(names)
-        for partition in np.unique(of_name).tolist():
-            mine = np.flatnonzero(of_name == partition)
+        for partition in np.unique(partition_of_name).tolist():
+            mine = np.flatnonzero(partition_of_name == partition)
             place = np.zeros(len(names), dtype="<u4")
             place[mine] = np.arange(len(mine))
-            here = of_name[item] == partition
+            here = partition_of_name[item] == partition
             yield (
                 partition,
                 Signals(
                     SCHEMA_VERSION,
-                    [every[k] for k in mine.tolist()],
+                    [names[k] for k in mine.tolist()],
                     list(arms),
                     place[item[here]].tobytes(),
-                    arm[here].tobytes(),
                     *(column[here].tobytes() for column in columns),
                 ),
             )

@@ -10,6 +10,7 @@ from streams import topics
 from streams.aggregates import feature_key
 from streams.codec import Unreadable
 from streams.dead_letters import Origin, Reason, dead_letter
+from streams.inputs import ENOUGH_RECORDS
 from streams.intake import Intake, Rejected
 from streams.item_counts import ItemCounts
 from streams.join import Join
@@ -35,6 +36,9 @@ class StageName(enum.StrEnum):
 class Stage(Protocol):
     """What the transactional loop of one partition runs, on the state that it left on disk."""
 
+    def early(self, batch: Batch) -> dict[str, int]:
+        """How many of the last records of each topic would better be handled with a later batch."""
+
     def process(self, batch: Batch, idle: Idle, now_ms: int, out: Outbox) -> Changes:
         """Handles the records by topic, each in the order of its log; puts what follows into `out`.
 
@@ -49,6 +53,20 @@ class Stage(Protocol):
         """Figures to report, by name."""
 
 
+class _ImpressionTime(msgspec.Struct, array_like=True):
+    v: int
+    request_id: str
+    ts: int
+
+
+class _ActionTime(msgspec.Struct):
+    ts: int
+
+
+_impression_time = msgspec.msgpack.Decoder(_ImpressionTime).decode
+_action_time = msgspec.json.Decoder(_ActionTime).decode
+
+
 class IntakeStage:
     """`events` -> `actions`, `dead-letters`."""
 
@@ -61,6 +79,9 @@ class IntakeStage:
 
     def settle(self) -> None:
         """There is nothing but the positions, which the loop keeps."""
+
+    def early(self, batch: Batch) -> dict[str, int]:
+        return {}
 
     def process(self, batch: Batch, idle: Idle, now_ms: int, out: Outbox) -> Changes:
         for record in batch.get(topics.EVENTS.name, ()):
@@ -92,6 +113,20 @@ class JoinStage:
     def settle(self) -> None:
         self._join.settle()
 
+    def early(self, batch: Batch) -> dict[str, int]:
+        # Where a backlog is read, actions that are ahead of the impressions in hand would all have to wait for theirs.
+        shown, acted = batch.get(topics.IMPRESSIONS.name, ()), batch.get(topics.ACTIONS.name, ())
+        if not shown or not acted or len(shown) + len(acted) < ENOUGH_RECORDS:
+            return {}
+        try:
+            reached = _impression_time(shown[-1].value or b"").ts
+            ahead = 0
+            while ahead < len(acted) and _action_time(acted[-1 - ahead].value or b"").ts > reached:
+                ahead += 1
+        except msgspec.DecodeError:
+            return {}
+        return {topics.ACTIONS.name: ahead}
+
     def process(self, batch: Batch, idle: Idle, now_ms: int, out: Outbox) -> Changes:
         # Impressions first: what is there need not be waited for.
         for record in batch.get(topics.IMPRESSIONS.name, ()):
@@ -112,7 +147,7 @@ class JoinStage:
         joined = self._join.drain(now_ms, moved=bool(batch))
         # Same key, partitioner and count as the inputs: the partition is known.
         out.extend(topics.EXAMPLES.name, self._partition, joined.examples)
-        for partition, signals in joined.signals.records(out.partitions(topics.SIGNALS.name)):
+        for partition, signals in joined.signals.records():
             out.record(topics.SIGNALS, signals, "", partition)
         for row in joined.features:
             out.record(topics.FEATURES, row, feature_key(row.view, row.entities))
@@ -137,6 +172,9 @@ class ItemCountsStage:
 
     def settle(self) -> None:
         self._items.settle()
+
+    def early(self, batch: Batch) -> dict[str, int]:
+        return {}
 
     def process(self, batch: Batch, idle: Idle, now_ms: int, out: Outbox) -> Changes:
         found = []

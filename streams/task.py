@@ -158,11 +158,15 @@ class Task:
         while True:
             batch = await inputs.read(_LINGER_S[self._stage_name])
             idle = await idleness.look(batch)
+            for topic, count in stage.early(batch).items():
+                inputs.give_back(topic, batch[topic][len(batch[topic]) - count :])
+                batch[topic] = batch[topic][: len(batch[topic]) - count]
             out = Outbox(self._task.partitions)
             now_ms = time.time_ns() // 1_000_000
             changes = stage.process(batch, idle, now_ms, out)
             for topic, records in batch.items():
-                meta.positions[topic] = records[-1].offset + 1
+                if records:
+                    meta.positions[topic] = records[-1].offset + 1
             # Where nothing came in, changed or goes out only a clock moved, and it can be moved again.
             if batch or out or changes:
                 hit("worker.processed")

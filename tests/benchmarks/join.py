@@ -1,40 +1,64 @@
-"""How many events a second one worker joins, from a log that is there before it starts.
+"""How many events a second one worker joins, from a log that is there before it starts; and the same with others.
 
-    python -m tests.benchmarks.join [--quick] [--json FILE]
+    python -m tests.benchmarks.join [--quick] [--json FILE] [--quix-python PATH]
 
 A log of impressions (10 items each) and clicks on half of them is written to Kafka first; then one worker is started
-and timed from its first report of work to the moment all of it is joined: validated, joined, examples, counts of users
-and items, state in the changelog, all in transactions. Rates count impressions and clicks.
+and timed from its first report of work to the moment all of it is joined: validated, joined, examples of every item,
+counts of users and items, state on disk and in the changelog, all in transactions. Rates count what comes in: each
+impression and each click once, with every contender. The memory of a partition's state is bounded far below what is
+held, so that the join spills.
+
+The same log goes through the same join as one writes it on Faust's Tables (`peers.faust_join`: once with all its
+examples, once with those of clicks alone) and on Quix Streams' state (`peers.quix_join`; needs `quixstreams`, which
+may have an environment of its own: `--quix-python`). Peers deliver at least once, count no features and deduplicate
+nothing. Peers too slow to see the end are timed for 30 s.
 """
 
+import os
 import random
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import msgspec
 import psutil
 
 from infra.settings import Settings
 from streams import topics
+from streams.admin import admin
 from streams.health import read_health
 from streams.kafka import producer
 from streams.records import SCHEMA_VERSION, Event, Impression, Shown
 from tests.benchmarks.report import Report, parse
 from tests.stacks import running_stack, wait_until
 
-SEED, USERS, ITEMS, SLATE = 3, 2_000, 5_000, 10
-CONFIG = """
+SEED, USERS, ITEMS, SLATE = 3, 20_000, 5_000, 10
+MEMORY_MB = 32.0
+PEER_S = 30.0
+PEER_IMPRESSIONS = "peer-impressions"
+CONFIG = f"""
 [streams.join]
 window_s = 10.0
 lateness_s = 1.0
+
+[streams.state]
+memory_mb = {MEMORY_MB}
 """
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def write_log(settings: Settings, requests: int) -> int:
-    """Writes the log, one request each ms of event time ending now; returns how many clicks are in it."""
+def write_log(settings: Settings, requests: int, plain: bool) -> int:
+    """Writes the log, one request each ms of event time ending now; returns how many clicks are in it.
+
+    `plain`: also the impressions as the JSON that Quix Streams reads.
+    """
+    if plain:
+        with admin(settings.kafka) as client:
+            wanted = {"num_partitions": settings.kafka.partitions, "replication_factor": 1}
+            client.create_topics({PEER_IMPRESSIONS: wanted})
     chance = random.Random(SEED)
     start_ms = time.time_ns() // 1_000_000 - requests
     clicks = 0
@@ -45,6 +69,9 @@ def write_log(settings: Settings, requests: int) -> int:
             shown = [Shown(f"i{item}", k, 0.5, 0.1, "retrieval", False, [0.0] * 7, ts) for k, item in enumerate(picked)]
             request = f"request-{n}"
             out.send(topics.IMPRESSIONS, Impression(SCHEMA_VERSION, request, ts, user, shown), user)
+            if plain:
+                value = {"request_id": request, "ts": ts, "user": user, "items": [one.item for one in shown]}
+                out.send_bytes(PEER_IMPRESSIONS, msgspec.json.encode(value), user.encode())
             if n % 2:
                 item = shown[chance.randrange(SLATE)].item
                 click = Event(ts=ts + 1, user=user, item=item, kind="click", event_id=f"e{n}", request_id=request)
@@ -54,35 +81,84 @@ def write_log(settings: Settings, requests: int) -> int:
     return clicks
 
 
-def timed(argv: list[str], log: Path, handled: Callable[[int], int], total: int) -> tuple[float, float]:
-    """Runs a process until it has handled `total`: records/s from its first report on, CPU us a record, start apart."""
+class Timed(msgspec.Struct):
+    """What one contender did: events/s and CPU us an event from its first report on, the most memory that it held, and
+    the last of its own figures."""
+
+    rate: float
+    cpu_us: float
+    memory_bytes: int
+    values: Mapping[str, float | int | str]
+
+
+def timed(
+    argv: list[str],
+    log: Path,
+    health: Path,
+    handled: Callable[[Mapping[str, float | int | str]], int],
+    total: int,
+    most_s: float,
+    env: dict[str, str] | None = None,
+) -> Timed:
+    """Runs a process until it has handled `total`, or for `most_s` from its first report on, which is not counted."""
     with log.open("wb") as output:
-        process = subprocess.Popen(argv, stdout=output, stderr=output)
+        process = subprocess.Popen(argv, stdout=output, stderr=output, env=os.environ | (env or {}), cwd=ROOT)
+    peak = 0
+
+    def now() -> int:
+        nonlocal peak
+        if process.poll() is not None:
+            raise RuntimeError(log.read_text()[-2_000:])
+        peak = max(peak, cpu.memory_info().rss)
+        word = read_health(health)
+        return handled(word.values) if word is not None and word.pid == process.pid else 0
+
     try:
         cpu = psutil.Process(process.pid)
-        wait_until(lambda: process.poll() is not None or handled(process.pid) > 0, 120, "the first record is handled")
-        if process.poll() is not None:
-            raise RuntimeError(log.read_text()[-2_000:])
-        first, began_s, began_cpu_s = handled(process.pid), time.monotonic(), sum(cpu.cpu_times()[:2])
-        wait_until(lambda: process.poll() is not None or handled(process.pid) >= total, 600, f"{total} are handled")
+        wait_until(lambda: now() > 0, 120, "the first record is handled")
+        first, began_s, began_cpu_s = now(), time.monotonic(), sum(cpu.cpu_times()[:2])
+        wait_until(lambda: now() >= total or time.monotonic() - began_s > most_s, most_s + 10, f"{total} are handled")
+        done = now() - first
         took_s, cpu_s = time.monotonic() - began_s, sum(cpu.cpu_times()[:2]) - began_cpu_s
-        if process.poll() is not None:
-            raise RuntimeError(log.read_text()[-2_000:])
-        return (total - first) / took_s, 1e6 * cpu_s / (total - first)
+        word = read_health(health)
+        return Timed(done / took_s, 1e6 * cpu_s / max(done, 1), peak, word.values if word is not None else {})
     finally:
         process.kill()
         process.wait()
 
 
+def peer_handled(values: Mapping[str, float | int | str]) -> int:
+    """What a peer has taken in."""
+    return int(values.get("impressions", 0)) + int(values.get("actions", 0))
+
+
+def joined(values: Mapping[str, float | int | str]) -> int:
+    """What the worker's join has taken in."""
+    return int(values.get("join_impressions", 0)) + int(values.get("join_actions", 0))
+
+
+def has_quix(python: str) -> bool:
+    """Whether an interpreter has Quix Streams."""
+    return subprocess.run([python, "-c", "import quixstreams"], capture_output=True, check=False).returncode == 0
+
+
 def main() -> int:
     """Runs it and prints the figures."""
-    options = parse(__doc__ or "")
-    requests = 20_000 if options.quick else 150_000
+    options = parse(__doc__ or "", extra={"quix-python": "the interpreter that has quixstreams; this one by default"})
+    requests = 20_000 if options.quick else 200_000
+    quix = options.extra.get("quix-python", sys.executable)
+    with_quix = has_quix(quix)
     report = Report(
         "join",
         options,
-        packages=("aiokafka", "msgspec"),
-        sizes={"impressions": requests, "clicks": requests // 2, "items per impression": SLATE, "users": USERS},
+        packages=("aiokafka", "msgspec", "rocksdict", "faust-streaming"),
+        sizes={
+            "impressions": requests,
+            "clicks": requests // 2,
+            "items per impression": SLATE,
+            "users": USERS,
+            "memory of a partition's state, MiB": MEMORY_MB,
+        },
         seeds=(SEED,),
     )
     with tempfile.TemporaryDirectory() as name:
@@ -90,19 +166,44 @@ def main() -> int:
         config = folder / "freshet.toml"
         config.write_text(CONFIG)
         with running_stack(folder / "stack", "kafka", config=config) as stack:
-            total = requests + write_log(stack.settings, requests)
+            broker = stack.settings.kafka.bootstrap
+            total = requests + write_log(stack.settings, requests, with_quix)
             health = folder / "worker.json"
-
-            def joined(pid: int) -> int:
-                word = read_health(health)
-                if word is None or word.pid != pid:
-                    return 0
-                return int(word.values.get("join_impressions", 0)) + int(word.values.get("join_actions", 0))
-
             driver = [sys.executable, "-m", "tests.faults.worker_driver", str(stack.state.folder), "one", str(health)]
-            rate, cpu_us = timed(driver, folder / "worker.log", joined, total)
-    report.add("one worker", rate, "events/s", at_least=15_000, note="exactly once, all outputs")
-    report.add("one worker, CPU", cpu_us, "us/event", note="the broker apart")
+            ours = timed(driver, folder / "worker.log", health, joined, total, 300.0)
+            report.add("one worker", ours.rate, "events/s", at_least=15_000, note="exactly once, all outputs")
+            report.add("one worker, CPU", ours.cpu_us, "us/event", note="the broker apart")
+            disk_mb = float(ours.values.get("join_disk_bytes", 0)) / 2**20
+            report.add("one worker, memory", ours.memory_bytes / 2**20, "MiB", note="the most, all of the process")
+            report.add("join state on disk", disk_mb, "MiB", note=f"{ours.values.get('join_held', 0)} impressions held")
+            rates = {}
+            for title, negatives in (("all examples", "1"), ("examples of clicks alone", "0")):
+                mark = folder / f"faust-{negatives}"
+                env = {
+                    "PEER_BROKER": broker,
+                    "PEER_HEALTH": f"{mark}.json",
+                    "PEER_FOLDER": str(mark),
+                    "PEER_NEGATIVES": negatives,
+                    "PEER_APP": mark.name,
+                }
+                argv = [sys.executable, "-m", "faust", "-A", "tests.benchmarks.peers.faust_join", "-L", "uvloop"]
+                argv += ["worker", "-l", "info", "--without-web"]
+                peer = timed(argv, Path(f"{mark}.log"), Path(f"{mark}.json"), peer_handled, total, PEER_S, env)
+                rates[negatives] = peer.rate
+                report.add(f"Faust Tables, {title}", peer.rate, "events/s", note="at least once")
+                report.add(f"Faust Tables, {title}: CPU", peer.cpu_us, "us/event")
+            report.add("one worker : Faust Tables", ours.rate / rates["1"], "x", at_least=4, note="the same examples")
+            report.add("one worker : Faust Tables", ours.rate / rates["0"], "x", note="Faust: those of clicks alone")
+            if with_quix:
+                health = folder / "quix.json"
+                program = str(ROOT / "tests/benchmarks/peers/quix_join.py")
+                argv = [quix, program, broker, str(health), str(folder / "quix")]
+                peer = timed(argv, folder / "quix.log", health, peer_handled, total, PEER_S)
+                report.add("Quix Streams, state, examples of clicks alone", peer.rate, "events/s", note="at least once")
+                report.add("Quix Streams: CPU", peer.cpu_us, "us/event")
+                report.add("one worker : Quix Streams", ours.rate / peer.rate, "x")
+            else:
+                report.note("Quix Streams was not measured: `quixstreams` is not installed (see --quix-python)")
     return report.finish()
 
 

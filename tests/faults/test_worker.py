@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,12 +12,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import msgspec
 import pytest
 
 from streams import topics
+from streams.changelog import META, Meta
 from streams.health import read_health
 from streams.kafka import Producer, producer
+from streams.local_state import LocalState, Position
 from streams.records import Event, Impression, Shown
+from streams.topics import TOMBSTONES_MS
 from tests.stacks import RunningStack, running_stack, wait_until
 from tests.stream_logs import joined_and_expected, read_all, wait_quiet
 
@@ -28,6 +33,11 @@ window_s = 3.0
 lateness_s = 1.0
 idle_s = 0.5
 negative_rate = 0.5
+"""
+# Far less than the state of this load, so that most of it is on disk alone.
+SMALL_MEMORY = """
+[streams.state]
+memory_mb = 0.02
 """
 ITEMS = 4
 
@@ -117,6 +127,19 @@ class Worker:
         report = read_health(self.health)
         return int(report.values["partitions"]) if report is not None and report.pid == self.process.pid else 0
 
+    def handled(self) -> int:
+        """How many records its tasks have taken in, by its own newest word."""
+        report = read_health(self.health)
+        if report is None or report.pid != self.process.pid:
+            return 0
+        return sum(int(report.values.get(name, 0)) for name in ("intake_events", "join_impressions", "join_actions"))
+
+    def restored_records(self) -> int:
+        """How many records its tasks read to restore their state."""
+        report = read_health(self.health)
+        assert report is not None and report.pid == self.process.pid
+        return sum(int(value) for name, value in report.values.items() if name.endswith("_restored_records"))
+
     def end(self, number: int) -> None:
         """Sends a signal and waits for the end."""
         if self.process.poll() is None:
@@ -170,18 +193,28 @@ def test_workers_that_come_and_go_under_load_lose_and_double_nothing(tmp_path: P
             workers.append(Worker(stack, tmp_path, name))
             return workers[-1]
 
+        def share(load: Load, *sharing: Worker) -> None:
+            """Both own three tasks each, and go on to take records in, each of its own partitions."""
+            wait_until(lambda: [one.partitions() for one in sharing] == [3, 3], 90, "both share the partitions")
+            before = [one.handled() for one in sharing]
+            load.wait_more(100)
+            wait_until(
+                lambda: all(one.handled() > 20 + was for one, was in zip(sharing, before, strict=True)),
+                60,
+                "both take records in",
+            )
+            assert [one.partitions() for one in sharing] == [3, 3]
+
         try:
             with Load(stack, 9) as load:
                 one = start("one")
                 wait_until(lambda: one.partitions() == 6, 90, "the first worker owns everything")
                 two = start("two")
-                wait_until(lambda: (one.partitions(), two.partitions()) == (3, 3), 90, "both share the partitions")
-                load.wait_more(100)
+                share(load, one, two)
                 two.end(signal.SIGKILL)
                 wait_until(lambda: one.partitions() == 6, 90, "the first has taken over")
                 three = start("three")
-                wait_until(lambda: (one.partitions(), three.partitions()) == (3, 3), 90, "two share again")
-                load.wait_more(100)
+                share(load, one, three)
                 one.end(signal.SIGTERM)
                 wait_until(lambda: three.partitions() == 6, 90, "the last owns everything")
                 load.wait_more(100)
@@ -192,6 +225,76 @@ def test_workers_that_come_and_go_under_load_lose_and_double_nothing(tmp_path: P
         finally:
             for worker in workers:
                 worker.end(signal.SIGKILL)
+
+
+def damage(folder: Path, how: str, old: Path) -> None:
+    """Does something to the copies of the state that a killed worker left."""
+    copies = sorted(folder.iterdir())
+    assert len(copies) == 6
+    if how == "behind":
+        shutil.rmtree(folder)
+        shutil.copytree(old, folder)
+        return
+    for copy in copies:
+        if how == "deleted":
+            shutil.rmtree(copy)
+        elif how == "corrupt":
+            for path in copy.iterdir():
+                if path.suffix in (".sst", ".log"):
+                    data = path.read_bytes()
+                    path.write_bytes(bytes(len(data) // 2) + data[len(data) // 2 :])
+        else:
+            state = LocalState(copy, 2**20)
+            assert state.position is not None
+            if how == "ahead":
+                state.apply({b"u/nobody": b"\x01"}, Position(10**9, state.position.at_ms))
+            elif how == "old":
+                state.apply({}, Position(state.position.offset, state.position.at_ms - TOMBSTONES_MS))
+            else:
+                meta = msgspec.msgpack.decode(state.get(META) or b"", type=Meta)
+                other = msgspec.msgpack.encode(Meta(meta.positions, meta.incarnation + 1))
+                state.apply({META: other, b"i/nonsense": b"\xc1"}, state.position)
+            state.close()
+
+
+@pytest.mark.timeout(400)
+def test_the_state_is_right_whatever_became_of_its_copy_on_disk(tmp_path: Path) -> None:
+    config = tmp_path / "freshet.toml"
+    config.write_text(CONFIG + SMALL_MEMORY)
+    workers: list[Worker] = []
+    with running_stack(tmp_path / "stack", "kafka", config=config) as stack:
+        folder, old = Path(stack.settings.streams.state_dir) / "state-one", tmp_path / "old"
+        try:
+            read = {}
+            with Load(stack, 21) as load:
+                for how in ("first", "ahead", "behind", "corrupt", "deleted", "old", "other history", "intact"):
+                    if how not in ("first", "intact"):
+                        damage(folder, how, old)
+                    worker = Worker(stack, tmp_path, "one")
+                    workers.append(worker)
+                    wait_until(lambda worker=worker: worker.partitions() == 6, 90, "the worker owns everything")  # type: ignore[misc]
+                    read[how] = worker.restored_records()
+                    before = worker.handled()
+                    load.wait_more(100)
+                    wait_until(lambda worker=worker, before=before: worker.handled() > before + 100, 60, "it joins")  # type: ignore[misc]
+                    worker.end(signal.SIGKILL)
+                    if how == "first":
+                        shutil.copytree(folder, old)
+                worker = Worker(stack, tmp_path, "one")
+                workers.append(worker)
+                wait_until(lambda: worker.partitions() == 6, 90, "the worker owns everything")
+            check(stack)
+        except BaseException:
+            print(*(worker.log.read_text()[-3_000:] for worker in workers), sep="\n---\n")
+            raise
+        finally:
+            for worker in workers:
+                worker.end(signal.SIGKILL)
+    # A copy that can be trusted is brought up to date by the tail; all else is read from the changelog's beginning.
+    assert read["intact"] <= 20
+    assert read["intact"] < read["behind"]
+    for how in ("ahead", "corrupt", "deleted", "old", "other history"):
+        assert read[how] > 500, how
 
 
 @pytest.mark.timeout(400)
