@@ -46,7 +46,7 @@ VARIANTS: Final[Mapping[str, Mapping[str, Variant]]] = {
         "DeepFM": Variant(),
         "DCN-V2": Variant(model="dcn_v2", dim=32),
         "logistic regression": Variant(model="logistic_regression", dim=1, hidden=()),
-        "DeepFM as the settings file has it": Variant(
+        "DeepFM, default settings": Variant(
             dim=16, hidden=(64, 32), initial_scale=0.05, row_learning_rate=0.05, dense_learning_rate=0.002, batch=64
         ),
         "DeepFM with user × app": Variant(pairs=True),

@@ -76,7 +76,7 @@ def run(
     ordered = _ordered(study, quick, known)
     summary = Summary((one for done in ordered for one in done.measurements), study.baseline)
     spent_s = sum(done.seconds for done in ordered)
-    head = {**about, "sizes": ", ".join(f"{k} {v}" for k, v in sizes.items()), "time spent": f"{spent_s:.0f} s"}
+    head = {**about, "sizes": "; ".join(f"{k} {v}" for k, v in sizes.items()), "time spent": f"{spent_s:.0f} s"}
     table = out / f"{study.name}.md"
     table.write_text(markdown(study, summary, head), encoding="utf-8")
     picture = out / f"{study.name}.png"
