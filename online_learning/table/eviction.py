@@ -1,15 +1,22 @@
-"""Which rows go: chosen from the headers alone, so a scan reads 24 bytes a row and no embedding."""
+"""Which rows go: chosen from the headers alone, so a scan reads 24 bytes a row and no embedding.
+
+No call looks at a whole large table, or learning would stand still meanwhile: a search for expired rows goes on where
+the last one ended, and the least of a table are taken from a sample that is spread all over it, each time another.
+A table of no more than a sample is searched whole.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
 
 from online_learning.table.compiled import kernel
+from online_learning.table.directory import Directory
 from online_learning.table.headers import (
     COUNT_MAX,
     COUNT_SHIFT,
     HEADER_WORDS,
     LIVE,
     PROTECTED,
+    SLOTS_PER_BLOCK,
     SPACE_MASK,
     counts_of,
     last_seen_s,
@@ -17,6 +24,15 @@ from online_learning.table.headers import (
 from online_learning.table.settings import EvictionPolicy, EvictionSettings
 
 NEVER = np.uint32(0xFFFFFFFF)
+
+SCAN = 1 << 18
+"""Slots that one search for expired rows looks at: some 2 ms."""
+AT_ONCE = 1 << 16
+"""Rows that go at one time: some 10 ms with their tombstones."""
+SAMPLE_BLOCKS = 1 << 10
+"""Blocks of 64 slots that are looked at for the least."""
+OF_SAMPLE = 8
+"""At most one eighth of a sample goes: what is taken is then among the least of the table, too."""
 
 
 def ttl_by_space(settings: EvictionSettings) -> NDArray[np.uint32]:
@@ -32,32 +48,43 @@ def ttl_by_space(settings: EvictionSettings) -> NDArray[np.uint32]:
 
 
 @kernel
-def expired(headers, flags, slots_used, now_s, ttl, out):  # type: ignore[no-untyped-def]
-    """out[:n] = slots of rows not seen for their space's time to live, ascending. Returns n."""
+def expired(headers, flags, begin, end, now_s, ttl, out):  # type: ignore[no-untyped-def]
+    """out[:n] = slots of [begin, end) of rows not seen for their space's time to live, ascending, at most len(out).
+
+    Returns (n, where it stopped).
+    """
     found = 0
-    for slot in range(slots_used):
+    for slot in range(begin, end):
         if flags[slot] & np.uint8(LIVE):
             word = headers[slot * HEADER_WORDS + 2]
             life = ttl[np.int64(word & np.uint64(SPACE_MASK))]
             if life != NEVER and np.int64(word >> np.uint64(32)) + np.int64(life) <= now_s:
+                if found == out.shape[0]:
+                    return found, slot
                 out[found] = slot
                 found += 1
-    return found
+    return found, end
 
 
 @kernel
-def rank_all(headers, flags, slots_used, by_count, slots, ranks):  # type: ignore[no-untyped-def]
-    """Candidates for eviction: slots[:n] and ranks[:n], the lowest rank to go first. Returns n."""
+def rank(headers, flags, slots_used, first, stride, blocks, by_count, slots, ranks):  # type: ignore[no-untyped-def]
+    """Candidates of `blocks` blocks from `first` on, `stride` apart: slots[:n] and ranks[:n], the lowest to go first.
+
+    Returns n.
+    """
     found = 0
-    for slot in range(slots_used):
-        flag = flags[slot]
-        if flag & np.uint8(LIVE) and not flag & np.uint8(PROTECTED):
-            word = headers[slot * HEADER_WORDS + 2]
-            seen = word >> np.uint64(32)
-            count = (word >> np.uint64(COUNT_SHIFT)) & np.uint64(COUNT_MAX)
-            slots[found] = slot
-            ranks[found] = ((count << np.uint64(32)) | seen) if by_count else ((seen << np.uint64(16)) | count)
-            found += 1
+    every = (slots_used + SLOTS_PER_BLOCK - 1) // SLOTS_PER_BLOCK
+    for turn in range(blocks):
+        block = (first + turn * stride) % every
+        for slot in range(block * SLOTS_PER_BLOCK, min(slots_used, (block + 1) * SLOTS_PER_BLOCK)):
+            flag = flags[slot]
+            if flag & np.uint8(LIVE) and not flag & np.uint8(PROTECTED):
+                word = headers[slot * HEADER_WORDS + 2]
+                seen = word >> np.uint64(32)
+                count = (word >> np.uint64(COUNT_SHIFT)) & np.uint64(COUNT_MAX)
+                slots[found] = slot
+                ranks[found] = ((count << np.uint64(32)) | seen) if by_count else ((seen << np.uint64(16)) | count)
+                found += 1
     return found
 
 
@@ -69,13 +96,38 @@ def least(marks: NDArray[np.uint64], policy: EvictionPolicy, wanted: int) -> NDA
     return np.sort(np.argpartition(ranks, wanted)[:wanted])
 
 
-def victims(
-    headers: NDArray[np.uint64], flags: NDArray[np.uint8], slots_used: int, policy: EvictionPolicy, wanted: int
-) -> NDArray[np.int64]:
-    """Up to `wanted` slots i64, ascending, that the policy lets go first; protected rows never."""
-    slots, ranks = np.empty(slots_used, np.int64), np.empty(slots_used, np.uint64)
-    found = rank_all(headers, flags, slots_used, policy is EvictionPolicy.LFU, slots, ranks)
-    slots, ranks = slots[:found], ranks[:found]
-    if wanted >= found:
-        return slots
-    return np.sort(slots[np.argpartition(ranks, wanted)[:wanted]])
+class Eviction:
+    """The search for rows to let go; it remembers where it is."""
+
+    def __init__(self, settings: EvictionSettings) -> None:
+        self._by_count = settings.policy is EvictionPolicy.LFU
+        self._ttl = ttl_by_space(settings)
+        self._next = self._turn = 0
+
+    def expired(self, directory: Directory, now_s: int, slots: int) -> NDArray[np.int64]:
+        """The next expired rows, at most AT_ONCE, among the next `slots` slots."""
+        out = np.empty(min(AT_ONCE, len(directory)), np.int64)
+        begin = self._next if self._next < directory.slots_used else 0
+        end = min(directory.slots_used, begin + slots)
+        found, self._next = expired(directory.headers, directory.flags, begin, end, now_s, self._ttl, out)
+        return out[:found]
+
+    def least(self, directory: Directory, wanted: int) -> NDArray[np.int64]:
+        """Up to `wanted` slots i64, ascending, that the policy lets go first; protected rows never.
+
+        Of a table beyond a sample an eighth of a sample at most; none only where all of the sample are protected.
+        """
+        every = -(-directory.slots_used // SLOTS_PER_BLOCK)
+        blocks, stride = every, 1
+        if every > SAMPLE_BLOCKS:
+            blocks, stride = SAMPLE_BLOCKS, every // SAMPLE_BLOCKS
+            wanted = min(wanted, SAMPLE_BLOCKS * SLOTS_PER_BLOCK // OF_SAMPLE)
+        size = blocks * SLOTS_PER_BLOCK
+        slots, ranks = np.empty(size, np.int64), np.empty(size, np.uint64)
+        where = (directory.headers, directory.flags, directory.slots_used, self._turn, stride, blocks)
+        found = rank(*where, self._by_count, slots, ranks)
+        self._turn = (self._turn + 1) % max(1, every)
+        slots, ranks = slots[:found], ranks[:found]
+        if wanted >= found:
+            return np.sort(slots)
+        return np.sort(slots[np.argpartition(ranks, wanted)[:wanted]])

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from online_learning.table.workers import Workers
+
 # Linux, x86-64 and arm64; Python 3.11's mmap module does not name it yet. Pages not yet written cost nothing.
 MAP_NORESERVE = 0x4000
 HUGE_PAGE_BYTES = 2 << 20
@@ -65,6 +67,17 @@ def populate(array: NDArray[Any], begin: int, end: int) -> None:
             _libc.madvise(start, min(HUGE_PAGE_BYTES, last - start), MADV_POPULATE_WRITE)
 
 
+def populate_shared(array: NDArray[Any], begin: int, end: int, workers: Workers) -> None:
+    """The same by several threads."""
+    items = HUGE_PAGE_BYTES // array.itemsize
+
+    def pages(first: int, last: int) -> None:
+        populate(array, max(begin, first * items), min(end, last * items))
+
+    first = begin // items
+    workers.run(lambda a, b: pages(first + a, first + b), -(-end // items) - first, piece=8)
+
+
 class Ahead:
     """Keeps the pages that growing arrays will need next in memory, by a thread of its own.
 
@@ -85,6 +98,10 @@ class Ahead:
         """Have an array kept ahead, `per_row` elements a row."""
         if per_row:
             self._arrays.append((array, per_row))
+
+    def prepared(self, rows: int) -> None:
+        """So many rows have their memory already."""
+        self._rows = max(self._rows, rows)
 
     def reached(self, rows: int) -> None:
         """The table now uses `rows` rows; returns at once."""

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from online_learning.table.compiled import kernel
 from online_learning.table.headers import LIVE
-from online_learning.table.intrinsics import mix64, prefetch
-from online_learning.table.rows import prefetch_row
+from online_learning.table.intrinsics import prefetch_row
 from online_learning.table.settings import OptimizerKind, OptimizerSettings
 from online_learning.table.workers import Workers
 
@@ -24,8 +23,6 @@ _CODES = {
     OptimizerKind.ROWWISE_ADAGRAD: ROWWISE_ADAGRAD,
     OptimizerKind.LAZY_ADAM: LAZY_ADAM,
 }
-# Rows handed to a thread at a time.
-PIECE = 1024
 AHEAD = 8
 
 
@@ -40,19 +37,32 @@ def state_width(kind: OptimizerKind, dim: int) -> int:
 
 
 @kernel
-def group_by_slot(slots, flags, slots_used, unique, starts, members):  # type: ignore[no-untyped-def]
-    """Distinct slots in order of first appearance, and the batch positions of each.
+def bags_of(slots, offsets, mean, bags, shares):  # type: ignore[no-untyped-def]
+    """bags[i] = the bag of slots[i]; shares[b] = what each row of bag b has of its gradient."""
+    for bag in range(offsets.shape[0] - 1):
+        present = 0
+        for i in range(offsets[bag], offsets[bag + 1]):
+            bags[i] = bag
+            present += slots[i] >= 0
+        shares[bag] = np.float32(1) / np.float32(present) if mean and present > 1 else np.float32(1)
 
-    unique[:m], starts[:m + 1], members[starts[j]:starts[j + 1]] ascending. -1 is passed over. Returns m, or
+
+@kernel
+def group_by_slot(slots, bags, flags, slots_used, unique, starts, members):  # type: ignore[no-untyped-def]
+    """Distinct slots in order of first appearance, and the bags (gradients) of each.
+
+    unique[:m], starts[:m + 1], members[starts[j]:starts[j + 1]] in batch order. -1 is passed over. Returns m, or
     -1 - i where slots[i] is not the slot of a row.
     """
     n = slots.shape[0]
     size = 16
     while size < 2 * n:
         size *= 2
-    seen = np.full(size, np.int32(-1), np.int32)
+    # A slot and its group side by side: one access for both.
+    seen = np.zeros(2 * size, np.uint32)
+    mask = np.uint64(size - 1)
     group = np.empty(n, np.int32)
-    distinct = 0
+    distinct = np.uint32(0)
     for i in range(n):
         slot = slots[i]
         if slot == -1:
@@ -60,16 +70,20 @@ def group_by_slot(slots, flags, slots_used, unique, starts, members):  # type: i
             continue
         if slot < 0 or slot >= slots_used or not flags[slot] & np.uint8(LIVE):
             return -1 - i
-        place = np.int64(mix64(np.uint64(slot))) & (size - 1)
-        while seen[place] >= 0 and unique[seen[place]] != slot:
-            place = (place + 1) & (size - 1)
-        if seen[place] < 0:
-            seen[place] = distinct
+        number = np.uint32(slot + 1)
+        # Fibonacci hashing (Knuth 6.4) does for slots, which nobody chooses.
+        place = ((np.uint64(slot) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)) & mask
+        while seen[np.uint64(2) * place] != number and seen[np.uint64(2) * place] != np.uint32(0):
+            place = (place + np.uint64(1)) & mask
+        if seen[np.uint64(2) * place] == np.uint32(0):
+            seen[np.uint64(2) * place] = number
+            seen[np.uint64(2) * place + np.uint64(1)] = distinct
             unique[distinct] = slot
-            starts[distinct + 1] = 0
-            distinct += 1
-        group[i] = seen[place]
-        starts[seen[place] + 1] += 1
+            starts[distinct + np.uint32(1)] = 0
+            distinct += np.uint32(1)
+        member = seen[np.uint64(2) * place + np.uint64(1)]
+        group[i] = member
+        starts[member + np.uint32(1)] += 1
     starts[0] = 0
     for j in range(distinct):
         starts[j + 1] += starts[j]
@@ -77,9 +91,9 @@ def group_by_slot(slots, flags, slots_used, unique, starts, members):  # type: i
     for i in range(n):
         j = group[i]
         if j >= 0:
-            members[starts[j] + filled[j]] = i
+            members[starts[j] + filled[j]] = bags[i]
             filled[j] += 1
-    return distinct
+    return np.int64(distinct)
 
 
 @kernel
@@ -93,6 +107,7 @@ def step_range(  # type: ignore[no-untyped-def]
     starts,
     members,
     grads,
+    shares,
     rate,
     epsilon,
     beta1,
@@ -103,42 +118,50 @@ def step_range(  # type: ignore[no-untyped-def]
     begin,
     end,
 ):
-    """One optimizer step for the rows unique[begin:end], each on the sum of its members' gradients."""
+    """One optimizer step for the rows unique[begin:end], each on the sum of its members' gradients.
+
+    grads and shares are those of bags; the share is multiplied in before anything is summed.
+    """
     grad = np.empty(dim, np.float32)
+    last = end - 1
+    # Unsigned: numba would test a signed place for being counted from the end, and no loop here be vectorised.
+    size = np.uint64(dim)
     for j in range(begin, end):
-        if j + AHEAD < end:
-            prefetch_row(values, unique[j + AHEAD] * dim, dim)
-            if width > 0:
-                prefetch_row(state, unique[j + AHEAD] * width, width)
-            prefetch(grads, members[starts[j + AHEAD]] * dim)
-        first = members[starts[j]] * dim
-        for column in range(dim):
-            grad[column] = grads[first + column]
+        ahead = min(j + AHEAD, last)
+        prefetch_row(values, unique[ahead] * dim, dim)
+        prefetch_row(state, unique[ahead] * width, width)
+        prefetch_row(grads, members[starts[ahead]] * dim, dim)
+        first = np.uint64(members[starts[j]]) * size
+        share = shares[members[starts[j]]]
+        for column in range(size):
+            grad[column] = grads[first + column] * share
         for k in range(starts[j] + 1, starts[j + 1]):
-            source = members[k] * dim
-            for column in range(dim):
-                grad[column] += grads[source + column]
-        place = unique[j] * dim
+            source = np.uint64(members[k]) * size
+            share = shares[members[k]]
+            for column in range(size):
+                grad[column] += grads[source + column] * share
+        place = np.uint64(unique[j]) * size
         if kind == SGD:
-            for column in range(dim):
+            for column in range(size):
                 values[place + column] -= rate * grad[column]
         elif kind == ADAGRAD:
-            for column in range(dim):
+            for column in range(size):
                 total = state[place + column] + grad[column] * grad[column]
                 state[place + column] = total
                 values[place + column] -= rate * grad[column] / (np.sqrt(total) + epsilon)
         elif kind == ROWWISE_ADAGRAD:
             squares = np.float32(0)
-            for column in range(dim):
+            for column in range(size):
                 squares += grad[column] * grad[column]
             total = state[unique[j]] + squares / np.float32(dim)
             state[unique[j]] = total
             step = rate / (np.sqrt(total) + epsilon)
-            for column in range(dim):
+            for column in range(size):
                 values[place + column] -= step * grad[column]
         else:
-            mean, variance = unique[j] * width, unique[j] * width + dim
-            for column in range(dim):
+            mean = np.uint64(unique[j]) * np.uint64(width)
+            variance = mean + size
+            for column in range(size):
                 g = grad[column]
                 old_mean, old_variance = state[mean + column], state[variance + column]
                 new_mean = (g - old_mean) * one_less_beta1 + old_mean
@@ -169,15 +192,24 @@ class Optimizer:
         grads: NDArray[np.float32],
         workers: Workers,
         learning_rate: float | None = None,
+        bags: tuple[NDArray[np.int64], bool] | None = None,
     ) -> NDArray[np.int64]:
         """Apply grads f32 [n, dim] to the rows of slots i64 [n]; the distinct slots touched, in batch order.
 
-        Raises ValueError where a slot is neither -1 nor a row's.
+        `bags`: (offsets i64 [b + 1], whether their rows were averaged), where grads f32 [b, dim] are those of bags of
+        slots. Raises ValueError where a slot is neither -1 nor a row's.
         """
         n = len(slots)
         unique, starts = np.empty(n, np.int64), np.empty(n + 1, np.int64)
         members = np.empty(n, np.int64)
-        distinct = group_by_slot(slots, flags, slots_used, unique, starts, members)
+        if bags is None:
+            bag_of, shares = np.arange(n), np.ones(n, np.float32)
+        else:
+            # A slot outside all bags has no gradient: it comes to a bag behind the last.
+            bag_of, shares = np.full(n, len(grads)), np.ones(len(grads), np.float32)
+            bags_of(slots, bags[0], bags[1], bag_of, shares)
+            slots = np.where(bag_of < len(grads), slots, -1)
+        distinct = group_by_slot(slots, bag_of, flags, slots_used, unique, starts, members)
         if distinct < 0:
             wrong = -1 - distinct
             raise ValueError(f"`slots`[{wrong}] == {slots[wrong]}, must be -1 or the slot of a row")
@@ -195,8 +227,8 @@ class Optimizer:
             starts,
             members,
             grads.reshape(-1),
+            shares,
             *self._constants(rule.learning_rate if learning_rate is None else learning_rate),
-            piece=PIECE,
         )
         return unique[:distinct]
 

@@ -9,9 +9,11 @@ from online_learning.table.arguments import Slots, as_keys
 from online_learning.table.directory import Directory
 from online_learning.table.eviction import least
 from online_learning.table.headers import HEADER_WORDS, IN_FLIGHT, LIVE, TOUCHED
+from online_learning.table.rows import Rows
 from online_learning.table.settings import EvictionPolicy
 from online_learning.table.snapshot import ROW_ARRAYS
 from online_learning.table.tombstones import admit_all
+from online_learning.table.workers import Workers
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -26,6 +28,16 @@ def header_arrays(directory: Directory, slots: Slots, prefix: str = "") -> Array
         f"{prefix}marks": marks,
         f"{prefix}pending": pending.astype(np.uint8),
     }
+
+
+def row_arrays(rows: Rows, slots: Slots, workers: Workers) -> Arrays:
+    """Copies of the embeddings and the optimizer state of slots i64 [n]."""
+    values = np.empty((len(slots), rows.dim), np.float32)
+    state = np.empty((len(slots), rows.width), np.float32)
+    rows.gather(slots, values, workers)
+    if rows.width:
+        rows.gather_state(slots, state, workers)
+    return {"values": values, "state": state}
 
 
 def load_headers(directory: Directory, arrays: Arrays, prefix: str = "") -> Slots:

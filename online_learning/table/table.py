@@ -6,11 +6,10 @@ function of the settings, the seed and the calls made: time and versions are han
 
 from typing import Any, Literal, Self
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from online_learning.table import admission, eviction
+from online_learning.table import admission
 from online_learning.table.arguments import (
     Floats,
     Keys,
@@ -26,6 +25,8 @@ from online_learning.table.arguments import (
 from online_learning.table.buffers import Buffers
 from online_learning.table.digest import Encoding, digest_rows
 from online_learning.table.directory import Directory
+from online_learning.table.eviction import AT_ONCE, SCAN, Eviction
+from online_learning.table.export import Export, TableFull
 from online_learning.table.headers import (
     HEADER_WORDS,
     IN_FLIGHT,
@@ -35,10 +36,10 @@ from online_learning.table.headers import (
     last_seen_s,
     spaces_of,
 )
-from online_learning.table.memory import Ahead, physical_bytes
+from online_learning.table.memory import Ahead, physical_bytes, populate_shared
 from online_learning.table.optimizers import Optimizer
-from online_learning.table.persistence import header_arrays, load_headers, split_to_fit
-from online_learning.table.rows import INITIALIZER_CODES, Rows, initialise_range, spread_range
+from online_learning.table.persistence import header_arrays, load_headers, row_arrays, split_to_fit
+from online_learning.table.rows import Rows, spread_range
 from online_learning.table.settings import (
     MAX_ROWS,
     AdmissionPolicy,
@@ -52,21 +53,10 @@ from online_learning.table.tombstones import Tombstones
 from online_learning.table.upsert import LIMIT, REFUSED_SLOT
 from online_learning.table.workers import Workers
 
+__all__ = ["Export", "Table", "TableFull"]
 
-class TableFull(Exception):
-    """A table that may not evict nor refuse has no place for a key; the rows that were there are intact."""
-
-
-class Export(msgspec.Struct, frozen=True):
-    """Rows as serving needs them: keys u64 [n], spaces u16 [n], versions u64 [n], rows f32 [n, dim]; and the
-    keys u64 [t] that are gone, with the versions u64 [t] of their removal (0: not known any more)."""
-
-    keys: Keys
-    spaces: Spaces
-    versions: Keys
-    rows: Floats
-    tombstones: Keys
-    tombstone_versions: Keys
+# Samples that may be all of protected rows before a full table refuses.
+LEAST_TRIES = 64
 
 
 class Table:
@@ -98,7 +88,7 @@ class Table:
         sketch_length = admission.SKETCH_ROWS * (settings.admission.counters if counting else 1)
         self._sketch = np.zeros(sketch_length, np.uint16)
         self._admission_state = np.zeros(2, np.int64)
-        self._ttl = eviction.ttl_by_space(settings.eviction)
+        self._eviction = Eviction(settings.eviction)
         self._generation = 0
         self._refused = 0
         self._evicted = 0
@@ -140,7 +130,7 @@ class Table:
         Slots of -1 are left out, of the mean's count too; an empty bag gives zeros.
         """
         slots, offsets = as_slots(slots, self._directory.slots_used), as_offsets(offsets, len(slots))
-        out = np.empty((len(offsets) - 1, self.dim), np.float32)
+        out = self._buffers.take(len(offsets) - 1, self.dim)
         self._rows.gather_pooled(slots, offsets, mode == "mean", out, self._workers)
         return out
 
@@ -186,11 +176,29 @@ class Table:
             more = self._insert_refused(refused, keys, spaces, slots, now_s, version)
             created = np.concatenate([created, more])
         if len(created):
-            self._initialise(slots[created], keys[created], None if initial is None else initial[created])
+            self._rows.initialise(
+                self.settings.initializer,
+                self.optimizer.initial_state,
+                self.seed,
+                slots[created],
+                keys[created],
+                None if initial is None else initial[created],
+                self._workers,
+            )
             self._tombstones.revive(keys[created])
             self._ahead.reached(self._directory.slots_used)
             self._directory.keep_index_ahead(self._ahead)
         return slots
+
+    def prepare(self, rows: int) -> None:
+        """Have memory and index for `rows` rows ready now; otherwise they are taken as the rows come."""
+        rows = min(rows, int(self._directory.counters[LIMIT]))
+        self._directory.prepare(rows, self._workers)
+        used = self._directory.slots_used
+        for array, width in ((self._rows.flat_values, self.dim), (self._rows.flat_state, self.optimizer.width)):
+            if rows > used and width:
+                populate_shared(array, used * width, rows * width, self._workers)
+        self._ahead.prepared(rows)
 
     def apply_gradients(
         self, slots: Slots, grads: Floats, now_ms: int, version: int, learning_rate: float | None = None
@@ -203,6 +211,31 @@ class Table:
         """
         slots = as_slots(slots, self._directory.slots_used)
         grads = as_floats(grads, (len(slots), self.dim), "grads")
+        return self._step(slots, grads, version, learning_rate, None)
+
+    def apply_pooled_gradients(
+        self,
+        slots: Slots,
+        offsets: NDArray[np.int64],
+        grads: Floats,
+        now_ms: int,
+        version: int,
+        mode: Literal["sum", "mean"] = "sum",
+        learning_rate: float | None = None,
+    ) -> Slots:
+        """apply_gradients of spread_gradients, in one: grads f32 [b, dim] are those of gather_pooled's result."""
+        slots, offsets = as_slots(slots, self._directory.slots_used), as_offsets(offsets, len(slots))
+        grads = as_floats(grads, (len(offsets) - 1, self.dim), "grads")
+        return self._step(slots, grads, version, learning_rate, (offsets, mode == "mean"))
+
+    def _step(
+        self,
+        slots: Slots,
+        grads: Floats,
+        version: int,
+        learning_rate: float | None,
+        bags: tuple[NDArray[np.int64], bool] | None,
+    ) -> Slots:
         touched = self.optimizer.step(
             self._rows.flat_values,
             self.dim,
@@ -213,6 +246,7 @@ class Table:
             grads,
             self._workers,
             learning_rate,
+            bags,
         )
         self._directory.touch(touched, version)
         return touched
@@ -222,18 +256,19 @@ class Table:
         keys = as_keys(keys)
         return self._tombstones.bury(keys[self._directory.drop(keys) >= 0], now_ms // 1000, version)
 
-    def evict(self, now_ms: int, version: int) -> int:
-        """Remove what the eviction policy lets go: expired rows, then rows above `max_rows`; how many."""
+    def evict(self, now_ms: int, version: int, slots: int = SCAN) -> int:
+        """Remove some of what the eviction policy lets go: expired rows, then rows above `max_rows`; how many.
+
+        A call looks for expired rows among the next `slots` slots and removes at most 65,536 rows, so that learning
+        does not wait long; calls in a row come round the whole table.
+        """
         policy, now_s = self.settings.eviction.policy, now_ms // 1000
         if policy is EvictionPolicy.NONE:
             return 0
-        directory = self._directory
-        out = np.empty(len(directory), np.int64)
-        found = eviction.expired(directory.headers, directory.flags, directory.slots_used, now_s, self._ttl, out)
-        gone = self._evict_slots(out[:found], now_s, version)
-        over = len(directory) - self.settings.max_rows if self.settings.max_rows else 0
+        gone = self._evict_slots(self._eviction.expired(self._directory, now_s, slots), now_s, version)
+        over = len(self) - self.settings.max_rows if self.settings.max_rows else 0
         if over > 0 and policy is not EvictionPolicy.TTL:
-            gone += self._evict_by_rank(over, now_s, version)
+            gone += self._evict_least(min(over, AT_ONCE), now_s, version)
         return gone
 
     def forget_tombstones(self, before_version: int) -> int:
@@ -293,6 +328,11 @@ class Table:
         bits = TOUCHED | IN_FLIGHT
         return len(self._directory.flagged(bits)) + len(self._tombstones.directory.flagged(bits))
 
+    @property
+    def gone(self) -> tuple[int, int]:
+        """(rows evicted in this life of the table, removals that are remembered)."""
+        return self._evicted, len(self._tombstones)
+
     def digest(self, encoding: Encoding = Encoding.FP32) -> int:
         """Order-independent digest of all rows' serving columns under an encoding; see digest.py."""
         total, slots = 0, self._directory.live()
@@ -313,15 +353,10 @@ class Table:
         slots = directory.live() if whole else changed
         graves = buried.live() if whole else changed_graves
         parent, self._generation = self._generation, self._generation + 1
-        state = np.empty((len(slots), self.optimizer.width), np.float32)
-        if self.optimizer.width:
-            self._rows.gather_state(slots, state, self._workers)
-        values = np.empty((len(slots), self.dim), np.float32)
         counting = self.settings.admission.policy is AdmissionPolicy.COUNT
         arrays = {
             **header_arrays(directory, slots),
-            "values": self.gather(slots, values),
-            "state": state,
+            **row_arrays(self._rows, slots, self._workers),
             **header_arrays(buried, graves, "tombstone_"),
             "sketch": self._sketch.copy() if counting else np.empty(0, np.uint16),
         }
@@ -397,9 +432,9 @@ class Table:
         if full is FullPolicy.EVICT:
             there = slots[slots >= 0]
             self._directory.flags[there] |= PROTECTED
-            share = round(self.settings.eviction.fraction * self.settings.max_rows)
+            share = min(AT_ONCE, round(self.settings.eviction.fraction * self.settings.max_rows))
             wanted = max(len(np.unique(keys[refused])), share)
-            self._evict_by_rank(wanted, now_s, version)
+            self._evict_least(wanted, now_s, version)
             self._directory.flags[there] &= 0xFF ^ PROTECTED
             # These sightings have passed admission once.
             passed = (admission.ALWAYS, *self._admission()[1:])
@@ -415,33 +450,13 @@ class Table:
             raise TableFull(f"table {self.settings.name!r} holds {len(self)} rows, all that fit in memory")
         return made
 
-    def _initialise(self, slots: Slots, keys: Keys, initial: Floats | None) -> None:
-        rule, rows = self.settings.initializer, self._rows
-        self._workers.run(
-            initialise_range,
-            len(slots),
-            rows.flat_values,
-            self.dim,
-            rows.flat_state,
-            rows.width,
-            self.optimizer.initial_state,
-            INITIALIZER_CODES[rule.kind],
-            np.float32(rule.scale),
-            rule.zero_columns,
-            np.uint64(self.seed),
-            slots,
-            keys,
-        )
-        if initial is not None:
-            given = ~np.isnan(initial[:, 0])
-            rows.values[slots[given]] = initial[given]
-
-    def _evict_by_rank(self, wanted: int, now_s: int, version: int) -> int:
-        directory = self._directory
-        slots = eviction.victims(
-            directory.headers, directory.flags, directory.slots_used, self.settings.eviction.policy, wanted
-        )
-        return self._evict_slots(slots, now_s, version)
+    def _evict_least(self, wanted: int, now_s: int, version: int) -> int:
+        gone, tries = 0, 0
+        while gone < wanted and len(self) and tries < LEAST_TRIES:
+            slots = self._eviction.least(self._directory, wanted - gone)
+            gone += self._evict_slots(slots, now_s, version)
+            tries = 0 if len(slots) else tries + 1
+        return gone
 
     def _evict_slots(self, slots: Slots, now_s: int, version: int) -> int:
         keys = self._directory.header(slots)[0]

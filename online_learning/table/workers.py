@@ -12,7 +12,7 @@ from typing import Any
 # and short enough that nobody waits long for the last piece.
 SMALLEST_PIECE, LARGEST_PIECE = 1024, 16384
 # So many pieces for each thread, so that one that was held up leaves its share to the others.
-PIECES_PER_THREAD = 4
+PIECES_PER_THREAD = 2
 
 
 class _Job:

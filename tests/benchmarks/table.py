@@ -44,6 +44,7 @@ def warm_up() -> None:
     keys = np.arange(1, 100_001, dtype=np.uint64)
     fill(table, keys, 50_000)
     slots = table.find(keys)
+    table.lookup(keys)
     table.gather(slots)
     table.apply_gradients(slots, np.zeros((len(slots), DIM), np.float32), 0, 2)
 
@@ -73,11 +74,11 @@ class Lookups:
 
         def ours() -> None:
             for query in queries:
-                table.gather(table.find(query))
+                table.lookup(query)
 
         def ours_out() -> None:
             for query in queries:
-                table.gather(table.find(query), out)
+                table.lookup(query, out)
 
         def peer() -> None:
             for index in slots:
@@ -98,7 +99,11 @@ class Lookups:
 
 
 def measure_lookups(report: Report, table: Table, keys: Keys, batches: tuple[int, ...]) -> dict[int, float]:
-    """find + gather against index_select on slots that are known already; uniform rates by batch size."""
+    """find + gather against index_select on slots that are known already; uniform rates by batch size.
+
+    Our table has its memory in huge pages (memory.py asks for them); torch's tensor has what torch gives its users.
+    Both sides run on the same number of threads.
+    """
     rng = np.random.default_rng(SEED)
     # A tensor of its own: that is what a user of torch has.
     weight = torch.randn(len(keys), DIM)
@@ -125,34 +130,61 @@ def measure_lookups(report: Report, table: Table, keys: Keys, batches: tuple[int
     return rates
 
 
-def measure_insertion(report: Report, keys: Keys, batch: int) -> float:
-    """Insertion of unseen keys, rows initialised; and the same keys found again. Unseen keys per second.
-
-    The best of rounds in which table and dict take turns: memory that this machine has not used before costs both
-    more than the work on it.
-    """
-    listed = [int(key) for key in keys]
-    unseen, known, peer = [], [], []
-    for _ in range(REPEATS - 2):
-        table = Table(SETTINGS, SEED)
-        unseen.append(seconds(partial(fill, table, keys, batch), repeats=1, warm_ups=0))
-        known.append(seconds(partial(fill, table, keys, batch), repeats=1, warm_ups=0))
-        del table
-        peer.append(seconds(partial(fill_dict, listed), repeats=1, warm_ups=0))
-    ours, again, theirs = (len(keys) / min(times) for times in (unseen, known, peer))
-    report.add("find-or-insert, unseen keys, rows initialised", ours / 1e6, "M/s", note=f"batch {batch:,}")
-    report.add("find-or-insert, known keys, sightings noted", again / 1e6, "M/s", note=f"batch {batch:,}")
-    report.add("python dict setdefault, unseen keys", theirs / 1e6, "M/s", note="key to number, no rows")
-    report.add("find-or-insert over python dict", ours / theirs, "x", at_least=10)
-    return ours
-
-
-def fill_dict(keys: list[int]) -> dict[int, int]:
-    """Number keys as they come, the plain way."""
-    slots: dict[int, int] = {}
+def fill_dict(slots: dict[int, int], keys: list[int]) -> None:
+    """Number keys as they come, the plain way: a loop over a list of ints (converted from the array beforehand)."""
     for key in keys:
         slots.setdefault(key, len(slots))
-    return slots
+
+
+class Insertion:
+    """One way of inserting, by our table and by a dict in turns: keys per second, the best of the rounds.
+
+    The best, because memory that this machine has not used before costs both more than the work on it.
+    """
+
+    def __init__(self, before: Keys, keys: Keys, batch: int, prepared: int = 0) -> None:
+        ours, theirs = [], []
+        known, listed = [int(key) for key in before], [int(key) for key in keys]
+        for _ in range(REPEATS - 2):
+            table = Table(SETTINGS, SEED)
+            if prepared:
+                table.prepare(prepared)
+            fill(table, before, batch)
+            ours.append(seconds(partial(fill, table, keys, batch), repeats=1, warm_ups=0))
+            del table
+            slots: dict[int, int] = {}
+            fill_dict(slots, known)
+            theirs.append(seconds(partial(fill_dict, slots, listed), repeats=1, warm_ups=0))
+            del slots
+        self.ours, self.dict = len(keys) / min(ours), len(keys) / min(theirs)
+
+
+def mixed_keys(known: Keys, unseen: Keys, share: float) -> Keys:
+    """All of `unseen` among uniformly drawn `known` ones, in random order, so that they are `share` of all."""
+    rng = np.random.default_rng(SEED)
+    return rng.permutation(np.concatenate([unseen, rng.choice(known, round(len(unseen) * (1 / share - 1)))]))
+
+
+def measure_insertion(report: Report, keys: Keys, rows: int, batch: int) -> float:
+    """Find-or-insert, rows initialised and sightings noted, against a dict that only numbers the keys.
+
+    Returns unseen keys per second into a new table.
+    """
+    known, unseen = keys[:rows], keys[rows : rows + rows // 10]
+    quarter = rows // 4
+    new = Insertion(known[:0], known, batch)
+    ways = {
+        f"{rows:,} unseen keys, new table": new,
+        f"{rows:,} unseen keys, memory prepared": Insertion(known[:0], known, batch, prepared=rows),
+        f"{rows:,} unseen keys, growing from {quarter:,} rows": Insertion(keys[:quarter], keys[quarter:][:rows], batch),
+        f"90% of {rows:,} known keys, 10% unseen": Insertion(known, mixed_keys(known, unseen, 0.1), batch),
+        f"{rows:,} known keys": Insertion(known, np.random.default_rng(SEED).permutation(known), batch),
+    }
+    for name, way in ways.items():
+        report.add(f"find-or-insert, {name}", way.ours / 1e6, "M/s", note=f"batch {batch:,}")
+        report.add("  python dict setdefault", way.dict / 1e6, "M/s", note="keys to numbers, no rows")
+        report.add("  find-or-insert over python dict", way.ours / way.dict, "x", at_least=10)
+    return new.ours
 
 
 def measure_growth(report: Report, keys: Keys, start: int, batch: int) -> None:
@@ -281,7 +313,7 @@ def main() -> int:
     )
     warm_up()
     keys = distinct_keys(np.random.default_rng(SEED), most)
-    inserted = measure_insertion(report, keys[:rows], large)
+    inserted = measure_insertion(report, keys, rows, large)
     table = Table(SETTINGS, SEED)
     fill(table, keys[:rows], large)
     found = measure_lookups(report, table, keys[:rows], (small, large))
