@@ -12,6 +12,7 @@ from rich.live import Live
 
 from infra import settings as settings_module
 from infra.ab import ab
+from infra.backfill import backfill
 from infra.chaos.command import chaos
 from infra.console import Config, StateDir, actual, out, print_json, reported
 from infra.demo.command import demo
@@ -226,6 +227,7 @@ def verify(config: Config = None, state: StateDir = None) -> None:
 
 
 app.command()(replay)
+app.command()(backfill)
 app.command()(simulate)
 app.command()(probe)
 app.command()(ab)

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from kafka import KafkaConsumer
@@ -73,6 +73,29 @@ class Input:
                     logger.warning("%s-%d@%d: %s", record.topic, record.partition, record.offset, error)
                     continue
                 yield record, value
+
+    def seek(self, offsets: Mapping[int, int]) -> None:
+        """Reads on from these offsets, by partition of every topic. Raises ValueError for a partition that is not
+        there."""
+        known = {partition.partition for partition in self._partitions}
+        for number in offsets:
+            if number not in known:
+                raise ValueError(f"there is no partition {number}")
+        for partition in self._partitions:
+            if partition.partition in offsets:
+                self._reader.seek(partition, offsets[partition.partition])
+                self.positions[partition.topic][partition.partition] = offsets[partition.partition]
+
+    def begins(self) -> Positions:
+        """Where the log begins now; raises BrokerAway."""
+        try:
+            found = self._reader.beginning_offsets(self._partitions)
+        except KafkaError as error:
+            raise kafka.BrokerAway(f"beginning offsets: {error}") from error
+        begins: Positions = {topic: {} for topic in self._topics}
+        for partition, offset in found.items():
+            begins[partition.topic][partition.partition] = offset
+        return begins
 
     def ends(self, partitions: list[int] | None = None) -> Positions:
         """The ends of the log now; raises BrokerAway."""

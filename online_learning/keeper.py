@@ -2,6 +2,7 @@
 
 import logging
 import time
+from typing import Protocol
 
 import msgspec
 
@@ -12,9 +13,10 @@ from online_learning.learner import TABLE
 from online_learning.learners import Learners
 from online_learning.models.parameters import ShapeMismatch
 from online_learning.settings import LearningSettings
-from online_learning.state import CheckpointMeta, dense_arrays, dense_parameters, meta_of, trainer_state
+from online_learning.state import Backfilled, CheckpointMeta, dense_arrays, dense_parameters, meta_of, trainer_state
+from online_learning.table.table import Table
+from online_learning.table.version import pack_version
 from online_learning.updates.position import LogPosition
-from online_learning.updates.publisher import Publisher
 from streams import kafka
 from streams.admin import cut
 from streams.failpoints import hit
@@ -24,10 +26,29 @@ logger = logging.getLogger(__name__)
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """Where a restored trainer goes on: `offsets` per topic and partition, and the place in the update log."""
+    """Where a restored trainer goes on: `offsets` per topic and partition, and the place in the update log; `backfill`
+    where it comes from one, of which the update log knows nothing."""
 
     offsets: Positions
     position: LogPosition
+    backfill: Backfilled | None = None
+
+    @property
+    def backfilled(self) -> bool:
+        """Whether the state is that of a backfill."""
+        return self.backfill is not None
+
+
+class Published(Protocol):
+    """What a checkpoint asks of the publisher: `epoch`, and its acknowledged `position` once it was polled."""
+
+    @property
+    def epoch(self) -> int: ...
+
+    @property
+    def position(self) -> LogPosition: ...
+
+    def poll(self) -> None: ...
 
 
 class Keeper:
@@ -45,7 +66,7 @@ class Keeper:
         newest = self._store.newest
         return 0 if newest is None else newest.number
 
-    def restore(self, learners: Learners) -> Kept:
+    def restore(self, learners: Learners, *, resume_backfill: bool = False) -> Kept:
         """Brings the learners to the newest intact checkpoint, if there is one.
 
         Raises CheckpointError where there are checkpoints but none that fits: none is intact, or the model's fields,
@@ -55,6 +76,10 @@ class Keeper:
         if checkpoint is None:
             return Kept({}, LogPosition())
         meta = meta_of(checkpoint)
+        if meta.backfill is not None and not meta.backfill.done and not resume_backfill:
+            raise CheckpointError(
+                f"checkpoint {checkpoint.number} is of a backfill that has not ended: run `freshet backfill` again"
+            )
         fields = _fields(self._settings)
         for what, there, wanted in (("fields", meta.fields, fields), ("tasks", meta.tasks, learners.tasks)):
             if there != wanted:
@@ -72,9 +97,17 @@ class Keeper:
         learners.restore(state, meta.counters)
         self._saved = checkpoint.offsets
         logger.info("restored checkpoint %d", checkpoint.number)
-        return Kept(checkpoint.offsets, meta.position)
+        return Kept(checkpoint.offsets, meta.position, meta.backfill)
 
-    def save(self, learners: Learners, publisher: Publisher, offsets: Positions, *, wait: bool = False) -> None:
+    def save(
+        self,
+        learners: Learners,
+        publisher: Published,
+        offsets: Positions,
+        *,
+        wait: bool = False,
+        backfill: Backfilled | None = None,
+    ) -> None:
         """Saves this moment in the background (or, with `wait`, at once), where anything was read since the last.
 
         A save that fails is logged and the next one is whole: learning goes on, and the older checkpoints are intact.
@@ -86,7 +119,7 @@ class Keeper:
             whole = self._force_whole or self._store.wants_whole()
             publisher.poll()
             position = publisher.position
-            meta = CheckpointMeta(position, learners.counters, learners.tasks, _fields(self._settings))
+            meta = CheckpointMeta(position, learners.counters, learners.tasks, _fields(self._settings), backfill)
             checkpoint = Checkpoint(
                 tables={TABLE: learners.online.table.snapshot(whole=whole)},
                 dense=dense_arrays(learners.online.dense_parameters(), learners.state()),
@@ -105,8 +138,9 @@ class Keeper:
             self._force_whole = True
             logger.error("checkpoint failed: %s", error)
 
-    def cut(self, examples: Input) -> None:
-        """Deletes the records of `examples` and `updates` that no kept checkpoint needs any more.
+    def cut(self, examples: Input, table: Table) -> None:
+        """Deletes the records of `examples` and `updates` that no kept checkpoint needs any more, and lets the table
+        forget the removals that every one of them contains.
 
         Examples that are younger than `examples_kept_s` stay for their other readers.
         """
@@ -117,6 +151,7 @@ class Keeper:
             return
         if oldest is None:
             return
+        table.forget_tombstones(pack_version(oldest.epoch, oldest.sequence))
         before = {(UPDATES.name, k): v for k, v in _meta(oldest).position.offsets.items()}
         try:
             young = examples.offsets_at(time.time() - self._settings.trainer.examples_kept_s)

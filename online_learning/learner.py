@@ -32,8 +32,11 @@ _EXAMPLES_PER_STEP = 64
 
 
 def table_settings(settings: LearningSettings) -> TableSettings:
-    """The sparse table of the settings: rows are `[linear weight | dim factors]`, the weight starting at 0."""
-    return TableSettings(
+    """The sparse table of the settings: rows are `[linear weight | dim factors]`, the weight starting at 0.
+
+    Raises ValueError where its policies name a field that the model does not have.
+    """
+    table = TableSettings(
         name=TABLE,
         dim=1 + settings.model.dim,
         optimizer=OptimizerSettings(
@@ -45,6 +48,8 @@ def table_settings(settings: LearningSettings) -> TableSettings:
         # A batch has too few rows to be shared out; the second core belongs to the other processes.
         threads=1,
     )
+    space_of = {name: space for space, name in FieldEncoder(settings.model).space_names().items()}
+    return settings.rows.in_table(table, space_of)
 
 
 class OnlineLearner:

@@ -1,9 +1,19 @@
 """What the online_learning package can be told."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
+from online_learning.table.settings import (
+    AdmissionPolicy,
+    AdmissionSettings,
+    EvictionPolicy,
+    EvictionSettings,
+    FullPolicy,
+    TableSettings,
+)
 from streams.settings import Count, KafkaSettings, Positive, TaskSettings
 
 ModelName = Literal["deepfm", "logistic_regression", "dcn_v2"]
@@ -135,6 +145,45 @@ class TrainerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     seed: int = 0
 
 
+class RowSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which keys have a row in the sparse table, and for how long.
+
+    `max_rows`: rows planned for (0: as many as memory holds), and what an unseen key meets when they are `full`.
+    `admission`: which unseen keys get a row; `admission_threshold` is of `count`, `admission_probability` of
+    `probability`. `eviction`: which rows go, every `evict_interval_s` and when a full table makes room; under `ttl`
+    those of a field whose key was not seen for `ttl_s` (0: never), or for what `ttl_s_of_field` says of that field.
+    """
+
+    max_rows: Annotated[int, Meta(ge=0)] = 0
+    full: FullPolicy = FullPolicy.GROW
+    admission: AdmissionPolicy = AdmissionPolicy.ALWAYS
+    admission_threshold: Count = 2
+    admission_probability: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    eviction: EvictionPolicy = EvictionPolicy.NONE
+    ttl_s: Annotated[float, Meta(ge=0)] = 0.0
+    ttl_s_of_field: dict[str, float] = {}
+    evict_interval_s: Positive = 10.0
+
+    def __post_init__(self) -> None:
+        # What does not fit together is refused here, with the settings, and not by the trainer.
+        self.in_table(TableSettings(), {name: space for space, name in enumerate(self.ttl_s_of_field)})
+
+    def in_table(self, table: TableSettings, space_of: Mapping[str, int]) -> TableSettings:
+        """The table's settings with these policies; `space_of` maps fields to key spaces. Raises ValueError."""
+        unknown = sorted(set(self.ttl_s_of_field) - set(space_of))
+        if unknown:
+            raise ValueError(f"`ttl_s_of_field` names {unknown[0]!r}, must be a field of the model")
+        eviction = EvictionSettings(
+            policy=self.eviction,
+            ttl_s=self.ttl_s,
+            ttl_s_of_space={space_of[name]: ttl_s for name, ttl_s in self.ttl_s_of_field.items()},
+        )
+        admission = AdmissionSettings(
+            policy=self.admission, threshold=self.admission_threshold, probability=self.admission_probability
+        )
+        return replace(table, max_rows=self.max_rows, full=self.full, admission=admission, eviction=eviction)
+
+
 class LearningSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the model, its tables and the trainer.
 
@@ -147,6 +196,7 @@ class LearningSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     model: ModelSettings = ModelSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
     negatives: NegativesSettings = NegativesSettings()
+    rows: RowSettings = RowSettings()
     trainer: TrainerSettings = TrainerSettings()
     sparse_learning_rate: Annotated[float, Meta(gt=0)] = 0.05
     sparse_initial_accumulator: Annotated[float, Meta(ge=0)] = 0.1

@@ -43,13 +43,26 @@ class Counters(msgspec.Struct):
     sampled: int = 0
 
 
+class Backfilled(msgspec.Struct, frozen=True):
+    """How far a backfill is: `rows` of its `files` (name and bytes of each, in order) are learned, and the topic up to
+    the checkpoint's offsets; it is `done` when those have reached `ends` (per partition, fixed when it first got
+    there)."""
+
+    files: list[tuple[str, int]] = []
+    rows: int = 0
+    ends: dict[int, int] = {}
+    done: bool = False
+
+
 class CheckpointMeta(msgspec.Struct, frozen=True):
-    """`position`: what readers of the update log could see of this state."""
+    """`position`: what readers of the update log could see of this state. `backfill`: where it comes from one, of which
+    the update log knows nothing."""
 
     position: LogPosition
     counters: Counters
     tasks: tuple[str, ...]
     fields: tuple[str, ...]
+    backfill: Backfilled | None = None
 
 
 class TrainerState(msgspec.Struct, frozen=True):

@@ -8,29 +8,27 @@ takes a new epoch of the update log and publishes again what replicas may hold o
 import logging
 import threading
 import time
-from typing import Any, Final
+from typing import Final
 
 import torch
 
 from online_learning.catalogue import Catalogue
-from online_learning.inputs import Input, Positions
+from online_learning.feed import Feed
 from online_learning.keeper import Keeper
 from online_learning.learners import Learners
 from online_learning.reporting import drift_metrics, drift_text, health_values, metrics
 from online_learning.settings import LearningSettings
+from online_learning.table.settings import EvictionPolicy
 from online_learning.updates.publisher import Publisher
 from online_learning.updates.takeover import successor_obeyed
 from streams import kafka
 from streams.dead_letters import DeadLetters
 from streams.failpoints import hit
 from streams.health import Health
-from streams.records import Example, Item, User
-from streams.topics import EXAMPLES, IMPRESSIONS, ITEMS, METRICS, USERS, Topic
+from streams.topics import METRICS
 
 logger = logging.getLogger(__name__)
 
-# Impressions predicted at once: small enough that examples do not wait behind them, large enough to be efficient.
-_IMPRESSIONS: Final = 32
 _REPORT_INTERVAL_S: Final = 0.5
 _METRICS_INTERVAL_S: Final = 5.0
 _STOP_TIMEOUT_S: Final = 10.0
@@ -67,40 +65,37 @@ class Trainer:
         kept = self._keeper.restore(self._learners)
         hit("trainer.restored")
         self._producer = kafka.producer(settings.kafka, client_id="freshet-trainer", wait_s=300.0, stop=stop)
-        self._erased_before = kept.offsets.get(USERS.name, {})
-        self._erased: list[str] = []
-        self._erased_at: dict[str, int] = {}
-        self._entities = self._input((ITEMS, USERS), {}, None)
-        self._entities.read_to_end(self._take_entity, stop)
-        self._impressions = self._input((IMPRESSIONS,), kept.offsets, None)
-        self._examples = self._input((EXAMPLES,), kept.offsets, DeadLetters(self._producer))
+        dead_letters = DeadLetters(self._producer)
+        self._feed = Feed(settings, self._learners, self._catalogue, kept.offsets, dead_letters, stop)
         self.publisher = Publisher(settings.kafka, encoding=settings.trainer.row_encoding)
         with successor_obeyed(self.publisher, settings.kafka, stop):
             self._epoch = self.publisher.begin_epoch(
-                kept.position, self._learners.online.table, self._examples.positions[EXAMPLES.name]
+                kept.position, self._learners.online.table, self._feed.learned, detached=kept.backfilled
             )
         hit("trainer.epoch-begun")
+        if self.publisher.detached:
+            # Of these rows nothing is on the log: replicas can begin from the first checkpoint of this epoch on.
+            self._keeper.save(self._learners, self.publisher, self._feed.positions, wait=True)
         now = time.monotonic()
-        self._sparse_due = self._dense_due = self._report_due = self._metrics_due = now
+        self._sparse_due = self._dense_due = self._evict_due = self._report_due = self._metrics_due = now
         self._checkpoint_due = now + settings.trainer.checkpoint_interval_s
         self._dense_changed = True
         self._learned_something = False
 
     def step(self) -> None:
         """Reads what is there, up to one batch; predicts, learns, publishes and keeps what is due."""
-        for record, value in self._entities.poll(0, 1_000):
-            self._take_entity(record, value)
-        while self._erased:
-            self._learners.forget_user(self._erased.pop(), _now_ms(), self.publisher.version)
+        for user in self._feed.follow_catalogue():
+            self._learners.forget_user(user, _now_ms(), self.publisher.version)
             hit("trainer.erased")
-        if not self._learned_something and not self._is_ahead():
-            self._see_impressions(0)
-        idle_ms = 0.0 if self._learned_something else self._settings.trainer.poll_interval_ms
-        batch = list(self._examples.poll(idle_ms, self._settings.trainer.max_batch))
-        self._learned_something = bool(batch)
-        if batch:
-            self._learn(batch)
+        if not self._learned_something:
+            self._feed.see_ahead()
+        examples = self._feed.next(0.0 if self._learned_something else self._settings.trainer.poll_interval_ms)
+        self._learned_something = examples is not None
+        if examples is not None:
+            self._learners.learn(examples, _now_ms(), self.publisher.version)
+            self._dense_changed = True
             hit("trainer.learned")
+        self._evict()
         self._publish()
         self._keep()
 
@@ -110,76 +105,32 @@ class Trainer:
         self._send_alarms()
         self._send_metrics()
         self.publisher.flush(_STOP_TIMEOUT_S)
-        self.publisher.publish_sparse(self._learners.online.table, self._learned_offsets())
+        self.publisher.publish_sparse(self._learners.online.table, self._feed.learned)
         self.publisher.publish_dense(self._learners.online.dense_parameters())
         self.publisher.flush(_STOP_TIMEOUT_S)
-        self._keeper.save(self._learners, self.publisher, self._offsets(), wait=True)
+        self._keeper.save(self._learners, self.publisher, self._feed.positions, wait=True)
         self._producer.flush(_STOP_TIMEOUT_S)
         self._report()
 
     def close(self) -> None:
         """Ends connections and threads; what is not kept is lost and will be repeated."""
-        for reader in (self._entities, self._impressions, self._examples):
-            reader.close()
+        self._feed.close()
         self.publisher.close(_STOP_TIMEOUT_S)
         self._producer.close(_STOP_TIMEOUT_S)
         self._keeper.close()
 
-    # --- learning --------------------------------------------------------------------------------------------------
-
-    def _learn(self, batch: list[tuple[Any, Any]]) -> None:
-        examples = [example for _, example in batch]
-        if self._learners.unseen(examples):
-            self._catch_up(examples, sorted({record.partition for record, _ in batch}))
-        counts = self._learners.counters.examples
-        for record, _ in batch:
-            counts[record.partition] = counts.get(record.partition, 0) + 1
-        # What is read again after a restart may be older than an erasure that is done: it must not undo it.
-        living = [one for one in examples if one.ts > self._erased_at.get(one.user, -1)]
-        self._learners.counters.erased += len(examples) - len(living)
-        self._learners.learn(living, _now_ms(), self.publisher.version)
-        self._dense_changed = True
-
-    def _see_impressions(self, timeout_ms: float) -> None:
-        self._learners.see([seen for _, seen in self._impressions.poll(timeout_ms, _IMPRESSIONS)])
-
-    def _is_ahead(self) -> bool:
-        # Beyond this, what is remembered would be forgotten before its examples come.
-        return self._learners.predictions.ahead > self._settings.trainer.remembered_examples // 2
-
-    def _catch_up(self, examples: list[Example], partitions: list[int]) -> None:
-        """Reads impressions until these examples' are predicted, at most up to their present end, so that a request is
-        predicted before a label of it is learned.
-
-        Impressions and examples of a user share a partition number, and an impression is written before its examples.
-        Under load this is the only place that reads them: predictions made far ahead would be those of an older model.
-        """
-        try:
-            ends = self._impressions.ends(partitions)
-        except kafka.BrokerAway as error:
-            logger.warning("impressions could not be read to their end: %s", error)
-            return
-        while self._learners.unseen(examples) and not self._impressions.reached(ends) and not self._stop.is_set():
-            self._see_impressions(100)
-
-    def _take_entity(self, record: Any, value: Item | User | None) -> None:
-        name = (record.key or b"").decode("utf-8", "replace")
-        if record.topic == ITEMS.name:
-            self._catalogue.put_item(name, value if isinstance(value, Item) else None)
-            return
-        self._catalogue.put_user(name, value if isinstance(value, User) else None)
-        if value is None:
-            self._erased_at[name] = record.timestamp
-        # A deletion that the checkpoint knows must not hit a user who has come back since.
-        if value is None and record.offset >= self._erased_before.get(record.partition, 0):
-            self._erased.append(name)
+    def _evict(self) -> None:
+        rows, now = self._settings.rows, time.monotonic()
+        if rows.eviction is not EvictionPolicy.NONE and now >= self._evict_due:
+            self._evict_due = now + rows.evict_interval_s
+            self._learners.online.table.evict(_now_ms(), self.publisher.version)
 
     # --- publishing and keeping ------------------------------------------------------------------------------------
 
     def _publish(self) -> None:
         now = time.monotonic()
         if now >= self._sparse_due or not self._learned_something:
-            sent = self.publisher.publish_sparse(self._learners.online.table, self._learned_offsets())
+            sent = self.publisher.publish_sparse(self._learners.online.table, self._feed.learned)
             if sent:
                 self._sparse_due = now + self._settings.trainer.publish_interval_ms / 1e3
         if (
@@ -204,8 +155,8 @@ class Trainer:
             return
         self._checkpoint_due = now + self._settings.trainer.checkpoint_interval_s
         self._send_validations(everything=True)
-        self._keeper.save(self._learners, self.publisher, self._offsets())
-        self._keeper.cut(self._examples)
+        self._keeper.save(self._learners, self.publisher, self._feed.positions)
+        self._keeper.cut(self._feed.examples, self._learners.online.table)
 
     def _send_validations(self, *, everything: bool) -> None:
         progressive, now_ms = self._learners.progressive, _now_ms()
@@ -234,9 +185,10 @@ class Trainer:
             corrections=counters.corrections,
             impressions=counters.impressions,
             late_predictions=counters.late_predictions,
-            unreadable=sum(one.unreadable for one in (self._entities, self._impressions, self._examples)),
-            lag=self._examples.lag(),
+            unreadable=self._feed.unreadable,
+            lag=self._feed.examples.lag(),
             rows=len(self._learners.online.table),
+            **dict(zip(("evicted", "tombstones"), self._learners.online.table.gone, strict=True)),
             items=items,
             users=users,
             epoch=self._epoch,
@@ -246,16 +198,6 @@ class Trainer:
             **{name: round(value, 5) for name, value in self._learners.progressive.figures().items()},
             **health_values(self._learners, _now_ms()),
         )
-
-    def _learned_offsets(self) -> dict[int, int]:
-        return self._examples.positions[EXAMPLES.name]
-
-    def _offsets(self) -> Positions:
-        inputs = (self._entities, self._impressions, self._examples)
-        return {topic: dict(at) for one in inputs for topic, at in one.positions.items()}
-
-    def _input(self, topics: tuple[Topic, ...], positions: Positions, dead_letters: DeadLetters | None) -> Input:
-        return Input(self._settings.kafka, topics, positions, dead_letters, self._stop)
 
 
 def _now_ms() -> int:

@@ -42,13 +42,17 @@ def send_items(producer: kafka.Producer) -> None:
         producer.send(ITEMS, item, item.item)
 
 
-def send_requests(producer: kafka.Producer, first: int, last: int) -> int:
-    """Requests `first` to `last` (excluded), each an impression and then an example per slot; how many examples."""
+def send_requests(producer: kafka.Producer, first: int, last: int, partition: int | None = None) -> int:
+    """Requests `first` to `last` (excluded), each an impression and then an example per slot; how many examples.
+
+    They go where their users' keys say, or all into one partition.
+    """
     for number in range(first, last):
         random = np.random.default_rng(number)
         user, items = f"u{number % 40}", random.integers(0, ITEM_COUNT, SLOTS).tolist()
         shown = [Shown(f"i{item}", k, 0.0, 1.0, "test", False) for k, item in enumerate(items)]
-        producer.send(IMPRESSIONS, Impression(SCHEMA_VERSION, f"r{number}", number, user, shown), user)
+        seen = Impression(SCHEMA_VERSION, f"r{number}", number, user, shown)
+        producer.send(IMPRESSIONS, seen, user, partition=partition)
         for k, item in enumerate(items):
             click = float(random.random() < (0.7 if item % 5 == number % 40 % 5 else 0.1))
             producer.send(
@@ -65,6 +69,7 @@ def send_requests(producer: kafka.Producer, first: int, last: int) -> int:
                     position=k,
                 ),
                 user,
+                partition=partition,
             )
     return (last - first) * SLOTS
 

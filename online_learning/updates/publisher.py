@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from online_learning.table.table import Export, Table
-from online_learning.table.version import pack_version
+from online_learning.table.version import MAX_SEQUENCE, pack_version
 from online_learning.updates.frames import RowEncoding, Rows, dense_frame, epoch_frame, sparse_frames
 from online_learning.updates.log_writer import Acknowledged, LogWriter, PublishFailed
 from online_learning.updates.position import DENSE, TABLE, LogPosition, StreamPosition, stream_of
-from online_learning.updates.repair import frames_behind
+from online_learning.updates.repair import LogCut, frames_behind
 from streams.failpoints import hit
 from streams.records import Frame
 from streams.settings import KafkaSettings
@@ -62,6 +62,7 @@ class Publisher:
         self.begun_at = 0
         self._dense_in_flight = 0
         self.last_ack_ms = 0.0
+        self.detached = False
 
     @property
     def epoch(self) -> int:
@@ -100,6 +101,8 @@ class Publisher:
         learned: Mapping[int, int],
         partly: Mapping[int, int] | None = None,
         timeout_s: float = 60.0,
+        *,
+        detached: bool = False,
     ) -> int:
         """Takes the log over from the state of a checkpoint and returns the new epoch.
 
@@ -112,12 +115,28 @@ class Publisher:
 
         `learned` and `partly` are the checkpoint's offsets (next offset per examples partition). Raises LogCut where
         the log no longer reaches back to the checkpoint, PublishFailed after `timeout_s`.
+
+        `detached`: the table's rows never were on this log (a backfill). Nothing is repaired then: every replica is
+        made to start again, from a checkpoint that this epoch has written. It is so, too, and `self.detached` says it,
+        where nothing was restored and the log was cut: nobody can tell then what replicas hold.
         """
         self._writer.fence(timeout_s)
         hit("trainer.fenced")
-        behind = frames_behind(self._settings, restored, self._sparse, timeout_s)
+        try:
+            behind = frames_behind(self._settings, None if detached else restored, self._sparse, timeout_s)
+        except LogCut:
+            if restored.offsets:
+                raise
+            # Nothing was restored (the checkpoints are lost): nothing here is of this log's history either.
+            detached = True
+            behind = frames_behind(self._settings, None, self._sparse, timeout_s)
+        self.detached = detached
         hit("trainer.repair-read")
         self._epoch = max(restored.epoch, behind.newest_epoch) + 1
+        if detached:
+            # A position that nobody has reached: whoever reads the epoch's frame finds that frames are missing.
+            unreached = StreamPosition(self._epoch - 1, MAX_SEQUENCE)
+            restored = LogPosition({self._sparse: unreached, self._dense: unreached})
         self._sequence = {self._sparse: 0, self._dense: 0}
         self._learned, self._partly = dict(learned), dict(partly or learned)
         table.republish(behind.keys, pack_version(self._epoch, 1))

@@ -34,16 +34,19 @@ class Behind(msgspec.Struct, frozen=True):
     ends: dict[int, int]
 
 
-def frames_behind(settings: KafkaSettings, restored: LogPosition, stream: str, timeout_s: float) -> Behind:
+def frames_behind(settings: KafkaSettings, restored: LogPosition | None, stream: str, timeout_s: float) -> Behind:
     """Reads `updates` from a checkpoint's position to its end; the log must have no other writer by now.
 
-    Raises LogCut where the log begins behind the checkpoint's position; PublishFailed after `timeout_s`.
+    None: there is nothing to repair, no keys are collected, and the log may begin anywhere. Raises LogCut where the log
+    begins behind the checkpoint's position; PublishFailed after `timeout_s`.
     """
     keys: list[NDArray[np.uint64]] = []
     held = newest = 0
     reader = LogTail(settings, restored, timeout_s)
     for frame in reader.frames():
         newest = max(newest, frame.epoch)
+        if restored is None:
+            continue
         if stream_of(frame.table, frame.shard) != stream or position_of(frame) <= restored.of(stream):
             continue
         keys += [np.frombuffer(frame.keys, "<u8"), np.frombuffer(frame.tombstones, "<u8")]
@@ -56,9 +59,9 @@ def frames_behind(settings: KafkaSettings, restored: LogPosition, stream: str, t
 
 
 class LogTail:
-    """The frames of `updates` from a position to the end that the log had at the start."""
+    """The frames of `updates` from a position (None: its beginning) to the end that the log had at the start."""
 
-    def __init__(self, settings: KafkaSettings, start: LogPosition, timeout_s: float) -> None:
+    def __init__(self, settings: KafkaSettings, start: LogPosition | None, timeout_s: float) -> None:
         self._settings, self._start, self._timeout_s = settings, start, timeout_s
         self.ends: dict[int, int] = {}
 
@@ -84,6 +87,8 @@ class LogTail:
             consumer.close()
 
     def _first(self, partition: TopicPartition, begins: int, ends: int) -> int:
+        if self._start is None:
+            return begins
         wanted = self._start.offsets.get(partition.partition)
         if wanted is None or wanted > ends:
             # Without a checkpoint everything counts; and an offset beyond the end is of another log.
