@@ -22,6 +22,7 @@ class Numbering:
 
     def __init__(self) -> None:
         self._numbers: dict[int, int] = {}
+        self._asked: tuple[Ints, int, Ints] | None = None
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -33,6 +34,12 @@ class Numbering:
     def known(self, ids: list[int]) -> Ints:
         """Numbers i64 [n], -1 where one is not known."""
         return np.array([self._numbers.get(one, -1) for one in ids], np.int64)
+
+    def known_of(self, ids: Ints) -> Ints:
+        """The same of an array i64 [n]; the last one is remembered: a learner and its replicas are asked for the same."""
+        if self._asked is None or self._asked[0] is not ids or self._asked[1] != len(self):
+            self._asked = ids, len(self), self.known(ids.tolist())
+        return self._asked[2]
 
 
 class Knowledge:
@@ -59,7 +66,7 @@ class Knowledge:
 
         The network's where the counts bring a candidate into question, far below them by recent clicks elsewhere.
         """
-        numbers, room = self.articles.known(candidates.tolist()), len(self.counts.first_ms)
+        numbers, room = self.articles.known_of(candidates), len(self.counts.first_ms)
         counted = (numbers >= 0) & (numbers < room)
         scores = OUTSIDE + np.where(counted, self.counts.follows[np.where(counted, numbers, 0), HOUR], NEVER)
         session = self.articles.known(prefix)
