@@ -116,26 +116,32 @@ def initialise_range(  # type: ignore[no-untyped-def]
     end,
 ):
     """Write the first embedding (a function of seed and key alone) and optimizer state of new rows."""
+    size, zeros = np.uint64(dim), np.uint64(zero_columns)
     for i in range(begin, end):
-        place = slots[i] * dim
+        # Unsigned, as in gather_pooled_range.
+        place = np.uint64(slots[i]) * size
         stream = mix64(keys[i] ^ seed)
-        for column in range(dim):
-            value = np.float32(0)
-            if kind != ZEROS and column >= zero_columns:
-                draw = mix64(stream + np.uint64(column + 1) * np.uint64(0x9E3779B97F4A7C15))
-                if kind == UNIFORM:
-                    # 24 bits: every f32 in [0, 1) of that grid is equally likely
-                    unit = np.float32(draw >> np.uint64(40)) * np.float32(2.0**-24)
-                    value = (np.float32(2) * unit - np.float32(1)) * scale
-                else:
-                    # Box-Muller; the first uniform lies in (0, 1] so that its logarithm exists
-                    first = (np.float64(draw >> np.uint64(32)) + 1.0) * 2.0**-32
-                    second = np.float64(draw & np.uint64(0xFFFFFFFF)) * 2.0**-32
-                    radius = np.sqrt(-2.0 * np.log(first))
-                    value = np.float32(radius * np.cos(2.0 * np.pi * second)) * scale
-            values[place + column] = value
-        for column in range(width):
-            state[slots[i] * width + column] = state_start
+        if kind == UNIFORM:
+            for column in range(size):
+                draw = mix64(stream + (column + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
+                # 24 bits: every f32 in [0, 1) of that grid is equally likely
+                unit = np.float32(draw >> np.uint64(40)) * np.float32(2.0**-24)
+                values[place + column] = (np.float32(2) * unit - np.float32(1)) * scale
+        elif kind == NORMAL:
+            for column in range(size):
+                draw = mix64(stream + (column + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
+                # Box-Muller; the first uniform lies in (0, 1] so that its logarithm exists
+                first = (np.float64(draw >> np.uint64(32)) + 1.0) * 2.0**-32
+                second = np.float64(draw & np.uint64(0xFFFFFFFF)) * 2.0**-32
+                radius = np.sqrt(-2.0 * np.log(first))
+                values[place + column] = np.float32(radius * np.cos(2.0 * np.pi * second)) * scale
+        else:
+            zeros = size
+        for column in range(zeros):
+            values[place + column] = np.float32(0)
+        state_place = np.uint64(slots[i]) * np.uint64(width)
+        for column in range(np.uint64(width)):
+            state[state_place + column] = state_start
 
 
 class Rows:
