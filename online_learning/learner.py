@@ -106,8 +106,8 @@ class OnlineLearner:
                 sound[good] = self.learn(batch.take(good), labels[good], weights[good], now_ms, version, rest)
             return sound
         self._add_gradients(waiting)
-        by_key = self.table.spread_gradients(slots, side.offsets, by_field.reshape(-1, self._width), "mean")
-        touched = self.table.apply_gradients(slots, by_key, now_ms, version)
+        by_bag = by_field.reshape(-1, self._width)
+        touched = self.table.apply_pooled_gradients(slots, side.offsets, by_bag, now_ms, version, "mean")
         self._pending += batch.rows
         if self._pending >= _EXAMPLES_PER_STEP:
             self._step(touched)
