@@ -27,9 +27,11 @@ FIELDS: Final = (
 class Variant(Struct, frozen=True, kw_only=True):
     """How towers are learned. `drawn`: negatives drawn for a batch besides its own items; 0: all items are negatives,
     and the batch is all that `batch` users have rated. `log_q`: whether draws are corrected for how often they come.
-    `decay`: L2 of a row, to be compared with the sum of the losses of all ratings. `rate` falls to 0 by the end."""
+    With all items, `decay` is the L2 of a row, to be compared with the sum of the losses of all ratings, and `rate`
+    falls to 0 by the end; with drawn ones there is no L2, and the rate stays, as in the live trainer."""
 
     dim: int = 64
+    optimizer: Kind = Kind.ADAGRAD
     epochs: int = 40
     rate: float = 0.005
     scale: float = 0.05
@@ -48,12 +50,10 @@ class Towers:
             model=ModelSettings(dim=variant.dim, fields=FIELDS),
             retrieval=RetrievalSettings(name="two_tower", negatives=max(variant.drawn, 1), learning_rate=variant.rate),
         )
-        # With all items in every batch Adam knows each row's usual gradient; a sampled row is seen too seldom for it.
-        kind = Kind.ADAGRAD if variant.drawn else Kind.LAZY_ADAM
         self.table = Table(
             TableSettings(
                 dim=1 + variant.dim,
-                optimizer=OptimizerSettings(kind=kind, learning_rate=variant.rate),
+                optimizer=OptimizerSettings(kind=variant.optimizer, learning_rate=variant.rate),
                 initializer=InitializerSettings(kind=InitializerKind.NORMAL, scale=variant.scale, zero_columns=1),
                 threads=1,
             ),

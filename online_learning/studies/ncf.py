@@ -30,8 +30,8 @@ def variants() -> dict[str, "Variant"]:
     """The settings of the towers, by name; chosen on what `LeaveOneOut.left_out_once_more` leaves out."""
     from online_learning.studies.leave_one_out import Variant
 
-    drawn = Variant(dim=64, epochs=6, rate=0.1, batch=512, drawn=512)
-    return {ALL: Variant(dim=64, epochs=40), DRAWN: drawn, PLAIN: replace(drawn, log_q=False)}
+    drawn = Variant(dim=64, epochs=5, rate=0.2, scale=0.1, decay=0.0, batch=512, drawn=256)
+    return {ALL: Variant(dim=64, epochs=20, rate=0.3, scale=0.1), DRAWN: drawn, PLAIN: replace(drawn, log_q=False)}
 
 
 class Ncf(Study):
@@ -45,9 +45,9 @@ class Ncf(Study):
     baseline = SVD
     needs = (movielens_1m.FOLDER,)
     notes = (
-        "All items as negatives: softmax over the whole catalogue, all ratings of a user at once, lazy Adam on the "
-        "rows. Drawn negatives: the live trainer's learner, batches of ratings in random order told from each other "
-        "and from items drawn as often as they are rated, Adagrad on the rows. Both are rows of one table under the "
+        "All items as negatives: softmax over the whole catalogue, all ratings of a user at once, and L2 on the rows. "
+        "Drawn negatives: the live trainer's learner, batches of ratings in random order told from each other and from "
+        "items drawn as often as they are rated, in few passes. Both are rows of one table, with Adagrad, under the "
         "keys by which serving looks them up, and are asked as serving asks them.",
         "Settings were chosen on one more rating a user, left out of train at random; the split's own last ratings "
         "were asked for once per seed. A seed sets the rows' first values and the order; PureSVD and popularity have "
