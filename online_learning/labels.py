@@ -1,8 +1,9 @@
 """Which labels of an example are learned now, and how much each weighs.
 
 - A label is learned when it is first observed; a later revision that repeats it adds nothing.
-- Negatives are kept at rate r by the join, so one that came weighs 1/r: the sum over negatives is unbiased (Horvitz
-  and Thompson 1952). Nothing is added to the logit as well.
+- Negatives of silence are kept at rate r by the join, so one that came weighs 1/r: the sum over negatives is unbiased
+  (Horvitz and Thompson 1952). That is the one correction: nothing is added to the logit as well. A 0 that an action
+  said (a low rating) was not sampled, and weighs 1.
 - A positive whose negative was learned before (it came after the window's end) has to make that good. Fake-negative
   weighting (Ktena et al. 2019, https://arxiv.org/abs/1907.06558) does so in expectation, for a stream in which every
   example starts as a negative: positives weigh 1 + p. Here it is known which example was a fake negative, so that one
@@ -63,14 +64,25 @@ def targets(examples: Sequence[Example], known: Sequence[Remembered | None], tas
                 memory.labels[t] = value
             labels[row, t] = value
             corrects[row, t] = before == 0.0
-            if value == 0.0 and not example.organic:
+            if value == 0.0 and example.cause is None and not example.organic:
+                # The window's end made it, and no action.
                 weights[row, t] = min(1.0 / max(example.negative_rate, 1e-6), MAX_WEIGHT)
     return Targets(labels, weights, corrects)
 
 
+def negative_rates(examples: Sequence[Example], shown_is_negative: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The rate r at which what a positive corrects was sampled, f32 [B, T]; `shown_is_negative` bool [T].
+
+    It is the join's where the window's end had made the negative, and 1 where an action had said 0.
+    """
+    sampled = np.array([one.negative_emitted for one in examples])[:, None] & shown_is_negative
+    rates = np.array([one.negative_rate for one in examples], dtype=np.float32)[:, None]
+    return np.where(sampled, rates, np.float32(1.0)).astype(np.float32)
+
+
 def correction_weights(found: Targets, probabilities: NDArray[np.float32], rates: NDArray[np.float32]) -> None:
     """Sets the weight of positives that make good a fake negative; probabilities f32 [B, T] as predicted now,
-    `rates` f32 [B]: the rate r at which negatives are kept."""
+    `rates` f32 [B, T]: the rate r at which the negative was kept."""
     p = np.clip(probabilities, 0.0, 0.999)
-    undo = 1.0 + p / (np.maximum(rates, 1e-6)[:, None] * (1.0 - p))
+    undo = 1.0 + p / (np.maximum(rates, 1e-6) * (1.0 - p))
     np.copyto(found.weights, np.minimum(undo, MAX_WEIGHT), where=found.corrects)

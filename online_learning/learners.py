@@ -14,7 +14,7 @@ from online_learning.batches import Batch, Batcher
 from online_learning.calibration import Calibration
 from online_learning.catalogue import Catalogue
 from online_learning.drift import Drift
-from online_learning.labels import correction_weights, is_learned, targets
+from online_learning.labels import correction_weights, is_learned, negative_rates, targets
 from online_learning.learner import OnlineLearner
 from online_learning.models.fields import FieldEncoder
 from online_learning.models.scorers.two_tower import tower_keys
@@ -86,7 +86,7 @@ class Learners:
             return
         batch = batch.take(rows)
         if found.corrects.any():
-            rates = np.array([one.negative_rate for one in ours], dtype=np.float32)
+            rates = negative_rates(ours, self._shown_is_negative)
             p = np.zeros(found.labels.shape, dtype=np.float32)
             p[rows] = self.online.predict(batch)
             correction_weights(found, p, rates)

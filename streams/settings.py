@@ -45,7 +45,8 @@ class JoinSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     `window_s`: how long after its impression an action still counts in time. `lateness_s`: how far the watermark stays
     behind the newest event. `horizon_s`: how long event ids are remembered for deduplication and how long after the
     window's end a late action still revises its example. `idle_s`: silence after which an input counts as idle.
-    `negative_rate`: the share of negatives that is kept. `future_s`: how far ahead of the wall clock a time may lie.
+    `negative_rate`: the share of negatives that is kept; at least 1 in 20, which is the most that one example weighs.
+    `future_s`: how far ahead of the wall clock a time may lie.
     `max_held`: how many impressions a partition remembers on disk; beyond it the oldest are closed and forgotten early.
     """
 
@@ -53,7 +54,7 @@ class JoinSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     lateness_s: Annotated[float, Meta(ge=0)] = 2.0
     horizon_s: Positive = 3600.0
     idle_s: Positive = 1.0
-    negative_rate: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    negative_rate: Annotated[float, Meta(ge=0.05, le=1)] = 1.0
     future_s: Positive = 3600.0
     max_held: Count = 20_000_000
 

@@ -1,11 +1,13 @@
 """Labels: each is learned once, negatives weigh what they stand for, and a fake negative is made good."""
 
+import msgspec
 import numpy as np
 import pytest
 
-from online_learning.labels import MAX_WEIGHT, correction_weights, is_learned, targets
+from online_learning.labels import MAX_WEIGHT, correction_weights, is_learned, negative_rates, targets
 from online_learning.predictions import Remembered
 from streams.records import SCHEMA_VERSION, Assignment, Example, Label, LabelState
+from streams.settings import JoinSettings
 
 TASKS = ("click", "rating")
 
@@ -50,19 +52,35 @@ def test_a_kept_negative_weighs_for_those_that_were_not():
     assert targets([example(click=0.0, negative_rate=0.0)], [memory()], TASKS).weights[0, 0] == MAX_WEIGHT
 
 
-def test_an_observed_organic_zero_stands_for_itself():
-    found = targets([example(rating=0.0, organic=True, negative_rate=0.25)], [None], TASKS)
+@pytest.mark.parametrize("organic", [True, False])
+def test_a_zero_that_an_action_said_stands_for_itself(organic: bool):
+    found = targets([example(rating=0.0, organic=organic, negative_rate=0.25, cause="e1")], [None], TASKS)
     assert found.weights[0, 1] == 1
+
+
+def test_a_positive_undoes_at_the_rate_at_which_its_negative_was_sampled():
+    late = example(click=1.0, rating=1.0, negative_rate=0.25, negative_emitted=True, revision=2, cause="e2")
+    soon = example(click=1.0, rating=1.0, negative_rate=0.25, revision=2, cause="e2")
+    shown_is_negative = np.array([True, False])
+    assert negative_rates([late, soon], shown_is_negative).tolist() == [[0.25, 1], [1, 1]]
+
+
+def test_every_rate_that_the_join_may_have_is_corrected_in_full():
+    assert msgspec.convert({"negative_rate": 1 / MAX_WEIGHT}, JoinSettings).negative_rate == 1 / MAX_WEIGHT
+    with pytest.raises(msgspec.ValidationError, match="negative_rate"):
+        msgspec.convert({"negative_rate": 0.99 / MAX_WEIGHT}, JoinSettings)
 
 
 @pytest.mark.parametrize("rate", [1.0, 0.5])
 def test_a_late_positive_undoes_the_slope_of_its_negative(rate: float):
     kept = memory()
     targets([example(click=0.0, negative_rate=rate)], [kept], TASKS)
-    late = targets([example(click=1.0, negative_rate=rate, negative_emitted=True, revision=1)], [kept], TASKS)
+    late = targets(
+        [example(click=1.0, negative_rate=rate, negative_emitted=True, revision=1, cause="e1")], [kept], TASKS
+    )
     assert late.corrects.tolist() == [[True, False]]
     p = 0.3
-    correction_weights(late, np.full((1, 2), p, np.float32), np.array([rate], np.float32))
+    correction_weights(late, np.full((1, 2), p, np.float32), np.full((1, 2), rate, np.float32))
     # Slopes of cross-entropy by the logit: (p - 1) for a positive, p / r for the weighted negative.
     assert late.weights[0, 0] * (p - 1) + p / rate == pytest.approx(p - 1)
 
