@@ -6,6 +6,7 @@ import pytest
 
 from online_learning.labels import MAX_WEIGHT, correction_weights, is_learned, negative_rates, targets
 from online_learning.predictions import Remembered
+from streams.labels import negative_kept
 from streams.records import SCHEMA_VERSION, Assignment, Example, Label, LabelState
 from streams.settings import JoinSettings
 
@@ -63,6 +64,20 @@ def test_a_positive_undoes_at_the_rate_at_which_its_negative_was_sampled():
     soon = example(click=1.0, rating=1.0, negative_rate=0.25, revision=2, cause="e2")
     shown_is_negative = np.array([True, False])
     assert negative_rates([late, soon], shown_is_negative).tolist() == [[0.25, 1], [1, 1]]
+
+
+def test_a_sample_of_negatives_gives_back_the_true_rate():
+    rate, true, n = 0.25, 0.1, 40_000
+    clicked = np.random.default_rng(3).random(n) < true
+    kept = [k for k in range(n) if clicked[k] or negative_kept(f"r{k}/0", rate)]
+    seen = [
+        example(click=1.0, negative_rate=rate, cause="e") if clicked[k] else example(click=0.0, negative_rate=rate)
+        for k in kept
+    ]
+    found = targets(seen, [memory() for _ in kept], TASKS)
+    labels, weights = found.labels[:, 0].astype(float), found.weights[:, 0].astype(float)
+    assert labels.mean() > 0.25
+    assert (labels * weights).sum() / weights.sum() == pytest.approx(clicked.mean(), rel=0.03)
 
 
 def test_every_rate_that_the_join_may_have_is_corrected_in_full():
