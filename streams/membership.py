@@ -8,6 +8,7 @@ from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaError
 
 from streams import topics
+from streams.cancellation import asked_to_end
 from streams.failpoints import hit
 from streams.kafka import backoff
 from streams.settings import StreamsSettings
@@ -60,11 +61,11 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def check(self) -> None:
         """Raises what ended a task or the group's membership: they end by themselves only through a fault of ours."""
-        for _, running in self._tasks.values():
-            if running.done() and not running.cancelled():
+        for running in [running for _, running in self._tasks.values()] + ([self._running] if self._running else []):
+            if running.done():
+                if running.cancelled():
+                    raise RuntimeError(f"{running.get_name()} was cancelled by nobody of ours")
                 running.result()
-        if self._running is not None and self._running.done() and not self._running.cancelled():
-            self._running.result()
 
     def start(self) -> None:
         """Joins the group, in the background."""
@@ -76,6 +77,11 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
         while True:
             try:
                 await self._stay()
+            except asyncio.CancelledError:
+                if asked_to_end():
+                    raise
+                log.warning("worker group: the client gave up what was asked")
+                await asyncio.sleep(next(waits))
             except (KafkaError, OSError, TimeoutError) as error:
                 log.warning("worker group: %s: %s", type(error).__name__, error)
                 await asyncio.sleep(next(waits))

@@ -24,6 +24,7 @@ import msgspec
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
 
+from streams.cancellation import asked_to_end
 from streams.changelog import META, Meta, Restored, StateUnreadable, restore
 from streams.failpoints import hit
 from streams.inputs import Idleness, Inputs, Upstream, reader
@@ -91,6 +92,11 @@ class Task:
             except ProducerFenced:
                 log.info("%s: fenced by another worker", self.name)
                 await asyncio.sleep(_FENCED_S)
+            except asyncio.CancelledError:
+                if asked_to_end():
+                    raise
+                log.warning("%s: starts over from its changelog: the client gave up what was asked", self.name)
+                await asyncio.sleep(next(waits))
             except (KafkaError, OSError, TimeoutError, LocalStateError) as error:
                 # A copy that failed once is not asked again; the changelog has all of it.
                 self._anew = isinstance(error, LocalStateError)
