@@ -70,13 +70,10 @@ class TwoTowerLearner:
             for parameter, gradient in zip(self.model.parameters(), waiting, strict=True):
                 parameter.grad = gradient
             return float("nan")
-        by_key = np.concatenate(
-            [
-                table.spread_gradients(user_slots, users.offsets, by_user.reshape(-1, self._width), "mean"),
-                table.spread_gradients(item_slots, items.offsets, by_item.reshape(-1, self._width), "mean"),
-            ]
-        )
-        table.apply_gradients(slots, by_key, now_ms, version, learning_rate=self._settings.learning_rate)
+        offsets = np.concatenate([users.offsets, items.offsets[1:] + users.offsets[-1]])
+        by_bag = np.concatenate([one.reshape(-1, self._width) for one in (by_user, by_item)])
+        rate = self._settings.learning_rate
+        table.apply_pooled_gradients(slots, offsets, by_bag, now_ms, version, "mean", learning_rate=rate)
         self._step(b, waiting)
         self._losses.append(loss)
         return loss
