@@ -25,9 +25,9 @@ _ID_FIELDS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "frappe": {"user": ("user",), "item": ("item",)},
     "globo": {"user": ("user",), "article": ("article", "previous")},
 }
-_CLICKS, _NEGATIVES = 80_000, 3
+_CLICKS, _NEGATIVES = 50_000, 3
 _QUICK_ROWS: Final = 4_000
-_BATCH: Final = 128
+_BATCH: Final = 256
 _DIM, _HIDDEN = 16, (64, 32)
 _LEARNING_RATE: Final = 0.2
 
