@@ -39,6 +39,14 @@ def parsed(text: str) -> Settings:
             "freshet.toml: learning.model.cross_layers = 0: expected `int` >= 1",
         ),
         (
+            "[learning.retrieval]\nname = 'three_tower'",
+            'freshet.toml: learning.retrieval.name = "three_tower": must be one of "ranking", "two_tower"',
+        ),
+        (
+            "[learning.retrieval]\nhidden = [8]",
+            "learning.retrieval: `hidden` == (8,), must be left out: `ranking` retrieval has none",
+        ),
+        (
             "[[learning.model.fields]]\nname='a'\nside='user'\nsource='id'\n"
             "[[learning.model.fields]]\nname='b'\nside='page'\nsource='id'",
             'freshet.toml: learning.model.fields[1].side = "page": must be one of "user", "item", "context"',
