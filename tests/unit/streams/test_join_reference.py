@@ -3,6 +3,7 @@
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +12,7 @@ from streams.join import Join
 from streams.local_state import opened
 from streams.records import Action, Example, Impression, Shown
 from streams.reference import expected_examples, observed
-from streams.settings import JoinSettings, StateSettings, StreamsSettings
+from streams.settings import JoinSettings, LabelRule, StateSettings, StreamsSettings, TaskSettings
 from streams.topics import EXAMPLES, IMPRESSIONS
 
 MEMORY_BYTES = 2**20
@@ -36,7 +37,10 @@ def impressions(draw: st.DrawFn) -> Impression:
 def actions(draw: st.DrawFn) -> Action:
     kind, value = draw(
         st.sampled_from(
-            [("click", None), ("like", None), ("view", None), ("rating", 5.0), ("rating", 2.0), ("rating", None)]
+            [
+                *(("click", None), ("like", None), ("view", None), ("rating", 5.0), ("rating", 2.0), ("rating", None)),
+                *(("dwell", 30.0), ("dwell", 3.0)),
+            ]
         )
     )
     ts = draw(times)
@@ -79,6 +83,24 @@ joins = st.builds(
 )
 
 
+# Beside the default two: two tasks to which silence says 0, one of which an action may also tell 0, and one task alone
+# to which it says nothing.
+SEVERAL = {
+    "tasks": (
+        TaskSettings(name="click", shown_is_negative=True),
+        TaskSettings(name="stay", shown_is_negative=True),
+        TaskSettings(name="rating"),
+    ),
+    "labels": (
+        LabelRule(task="click", kind="click"),
+        LabelRule(task="stay", kind="dwell", at_least=10.0),
+        LabelRule(task="stay", kind="like"),
+        LabelRule(task="rating", kind="rating", at_least=4.0),
+    ),
+}
+ONE = {"tasks": (TaskSettings(name="rating"),), "labels": (LabelRule(task="rating", kind="rating", at_least=4.0),)}
+
+
 class Run:
     """A join with its copy on disk and its changelog, that can be killed and goes on from either."""
 
@@ -118,7 +140,8 @@ def test_the_join_equals_the_reference(
 ) -> None:
     shown, acted = log
     memory_mb = data.draw(st.sampled_from([1e-6, 64.0]))
-    configured = StreamsSettings(join=join, state=StateSettings(memory_mb=memory_mb))
+    tasks: dict[str, Any] = data.draw(st.sampled_from([{}, SEVERAL, ONE]))
+    configured = StreamsSettings(join=join, state=StateSettings(memory_mb=memory_mb), **tasks)
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder) / "state", configured)
         follow(run, shown, acted, data)
