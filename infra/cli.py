@@ -19,6 +19,7 @@ from infra.demo.command import demo
 from infra.inputs import probe, replay, simulate
 from infra.settings import Settings, SettingsError
 from infra.studies import experiment
+from infra.table import app as table
 
 app = typer.Typer(
     name="freshet",
@@ -234,6 +235,7 @@ app.command()(ab)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(experiment)
 app.command()(demo)
 app.command()(chaos)
+app.add_typer(table, name="table")
 
 
 def main() -> None:
