@@ -36,7 +36,7 @@ from tests.benchmarks.report import Report, parse
 from tests.stacks import running_stack, wait_until
 
 SEED, USERS, ITEMS, SLATE = 3, 20_000, 5_000, 10
-MEMORY_MB = 32.0
+MEMORY_MB = 64.0
 PEER_S = 30.0
 PEER_IMPRESSIONS = "peer-impressions"
 CONFIG = f"""
