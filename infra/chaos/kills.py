@@ -66,7 +66,7 @@ def run(arena: Arena, watch: Watch, ends: ExampleEnds, plan: list[Kill], tell: C
         if not kill.again:
             arena.wait(
                 lambda outage=outage: outage.everywhere_s is not None,  # type: ignore[misc]
-                180.0,
+                300.0,
                 f"frames flow again after {kill}",
                 *outage.victims,
                 "trainer",

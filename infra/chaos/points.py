@@ -121,7 +121,7 @@ class Points:
                 self._look(process, tell)
             time.sleep(_LOOK_S)
         last = self._watch.outages[-1]
-        self._arena.wait(lambda: last.everywhere_s is not None, 180.0, "frames flow again", *PROCESSES)
+        self._arena.wait(lambda: last.everywhere_s is not None, 300.0, "frames flow again", *PROCESSES)
 
     def _look(self, process: _Process, tell: Callable[[str], None]) -> None:
         struck = self._arena.state.struck(process.name)
