@@ -92,18 +92,38 @@ class Hits(NamedTuple):
     first_ts: int
     last_ts: int
 
+
+class _Scored(NamedTuple):
+    """Predictions of B examples by L learners for one task, as windows count them: all of them at once, because most
+    windows get but a few examples of a batch. said, bins, losses: [B, L]; positive, times_ms: [B]."""
+
+    said: NDArray[np.float64]
+    bins: NDArray[np.int64]
+    losses: NDArray[np.float64]
+    positive: NDArray[np.bool_]
+    times_ms: NDArray[np.int64]
+
     @classmethod
     def of(cls, probabilities: NDArray[np.floating], positive: NDArray[np.bool_], times_ms: NDArray[np.int64]) -> Self:
-        """Of predictions [n], whether each label is 1 [n], and the examples' times [n]; n > 0."""
+        """Of predictions [B, L], whether each label is 1 [B], and the examples' times [B]."""
         p = np.clip(probabilities.astype(np.float64), _LEAST, 1 - _LEAST)
-        bins = logit_bins(p)
-        return cls(
-            positive=bins[positive].tolist(),
-            negative=bins[~positive].tolist(),
-            prediction_sum=float(p.sum()),
-            log_loss_sum=float(-np.log(np.where(positive, p, 1 - p)).sum()),
-            first_ts=int(times_ms.min()),
-            last_ts=int(times_ms.max()),
+        losses = -np.log(np.where(positive[:, None], p, 1 - p))
+        return cls(p, logit_bins(p), losses, positive, times_ms)
+
+    def take(self, rows: NDArray[np.intp] | slice) -> "_Scored":
+        """The examples at `rows`."""
+        return _Scored(self.said[rows], self.bins[rows], self.losses[rows], self.positive[rows], self.times_ms[rows])
+
+    def hits(self, number: int) -> Hits:
+        """Of one learner; there must be an example."""
+        bins = self.bins[:, number]
+        return Hits(
+            positive=bins[self.positive].tolist(),
+            negative=bins[~self.positive].tolist(),
+            prediction_sum=float(self.said[:, number].sum()),
+            log_loss_sum=float(self.losses[:, number].sum()),
+            first_ts=int(self.times_ms.min()),
+            last_ts=int(self.times_ms.max()),
         )
 
 
@@ -135,12 +155,13 @@ class Progressive:
         times = np.asarray(times_ms, dtype=np.int64)
         for t, task in enumerate(self.tasks):
             rows = np.flatnonzero(~np.isnan(labels[:, t]))
+            if not len(rows):
+                continue
+            scored = _Scored.of(probabilities[rows, :, t], labels[rows, t] >= 0.5, times[rows])
+            for number, learner in enumerate(self.learners):
+                self._totals[learner, task].add(scored.hits(number))
             for scene, of_scene in _by_scene(rows, scenes):
-                positive = labels[of_scene, t] >= 0.5
-                for number, learner in enumerate(self.learners):
-                    said = probabilities[of_scene, number, t]
-                    self._totals[learner, task].add(Hits.of(said, positive, times[of_scene]))
-                    self._add_open((learner, task, scene), said, positive, times[of_scene])
+                self._add_open(task, scene, scored.take(of_scene))
 
     def take_closed(self, now_ms: int, epoch: int) -> list[Validation]:
         """Windows that were filled since the last call."""
@@ -180,22 +201,18 @@ class Progressive:
             if (learner, task) in self._totals:
                 self._totals[learner, task] = tally
 
-    def _add_open(
-        self,
-        key: tuple[str, str, str],
-        said: NDArray[np.float32],
-        positive: NDArray[np.bool_],
-        times_ms: NDArray[np.int64],
-    ) -> None:
-        """Fills the open window, and as many behind it as it takes."""
-        while len(said):
-            tally = self._open.setdefault(key, Tally())
-            room = max(1, self._window - tally.n)
-            tally.add(Hits.of(said[:room], positive[:room], times_ms[:room]))
-            if tally.n >= self._window:
-                self._closed.append((key, tally))
-                self._open[key] = Tally(window=tally.window + 1)
-            said, positive, times_ms = said[room:], positive[room:], times_ms[room:]
+    def _add_open(self, task: str, scene: str, scored: _Scored) -> None:
+        """Fills the open windows, and as many behind them as it takes."""
+        for number, learner in enumerate(self.learners):
+            key, rest = (learner, task, scene), scored
+            while len(rest.positive):
+                tally = self._open.setdefault(key, Tally())
+                room = max(1, self._window - tally.n)
+                tally.add(rest.take(slice(room)).hits(number))
+                rest = rest.take(slice(room, None))
+                if tally.n >= self._window:
+                    self._closed.append((key, tally))
+                    self._open[key] = Tally(window=tally.window + 1)
 
     def _record(self, key: tuple[str, str, str], tally: Tally, now_ms: int, epoch: int) -> Validation:
         learner, task, scene = key
@@ -219,8 +236,8 @@ class Progressive:
 
 
 def _by_scene(rows: NDArray[np.intp], scenes: Sequence[str]) -> list[tuple[str, NDArray[np.intp]]]:
-    """The rows of each scene, in order; mostly there is one."""
+    """The places in `rows` of each scene, in order; mostly there is one."""
     found: dict[str, list[int]] = {}
-    for row in rows.tolist():
-        found.setdefault(scenes[row], []).append(row)
+    for place, row in enumerate(rows.tolist()):
+        found.setdefault(scenes[row], []).append(place)
     return [(scene, np.array(of_scene)) for scene, of_scene in found.items()]
