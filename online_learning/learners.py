@@ -154,7 +154,8 @@ class Learners:
         if drawn is None:
             sound = self.online.learn(batch, labels, weights, now_ms, version)
         else:
-            labels, weights = np.concatenate([labels, drawn.labels]), np.concatenate([weights, drawn.weights])
+            labels = np.concatenate([labels, drawn.labels])
+            weights = np.concatenate([weights, np.ones_like(drawn.labels)]) * drawn.shares
             both = batch.followed_by(drawn.batch)
             sound = self.online.learn(both, labels, weights, now_ms, version, drawn.offsets)[: batch.rows]
             self.counters.sampled += drawn.batch.rows

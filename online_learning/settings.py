@@ -114,8 +114,7 @@ class NegativesSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Items that positives are told from, drawn from the items of the last `window` positives.
 
     `per_positive`: how many an organic positive gets in the ranking model, for tasks whose negatives are the items
-    shown (it was not shown among others, so it has none of its own); 0: it is learned alone. Of 1, 2, 4 and 8, two cost
-    the ratings of ml-100k least where each is a click too.
+    shown (it was not shown among others, so it has none of its own); 0: it is learned alone.
     """
 
     per_positive: Annotated[int, Meta(ge=0)] = 2

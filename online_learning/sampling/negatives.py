@@ -17,13 +17,14 @@ from streams.records import Example
 
 
 class Sampled(NamedTuple):
-    """Negatives and what the loss must know of them: `batch` of N rows; labels, weights f32 [N, T] and `offsets`
-    f32 [B + N, T], for the positives' batch of B rows and these behind it."""
+    """Negatives and what the loss must know of them: `batch` of N rows and their labels f32 [N, T]; `offsets` f32
+    [B + N, T] to the logits and `shares` f32 [B + N, T] of the weights, for the positives' batch of B rows and these
+    behind it."""
 
     batch: Batch
     labels: NDArray[np.float32]
-    weights: NDArray[np.float32]
     offsets: NDArray[np.float32]
+    shares: NDArray[np.float32]
 
 
 class Negatives:
@@ -40,6 +41,8 @@ class Negatives:
         logit - (prior logit + ln k)
 
     and the same rows serve both: an item that is taken as often as its being popular explains stays at the prior.
+    Together they weigh as one example: with a weight of 1 each, what was drawn drowns what the other tasks have to say
+    of the same rows.
 
     **The towers** learn by a softmax over candidates that were drawn with q, and take ln q off themselves.
     """
@@ -66,8 +69,9 @@ class Negatives:
         ]
         told = np.where(np.repeat(alone[rows], k, axis=0), 0.0, np.nan).astype(np.float32)
         shift = np.float32(-PRIOR_LOGIT - np.log(k))
-        offsets = shift * np.concatenate([alone, ~np.isnan(told)]).astype(np.float32)
-        return Sampled(self._batcher.of_examples(copies), told, np.ones_like(told), offsets)
+        concerned = np.concatenate([alone, ~np.isnan(told)]).astype(np.float32)
+        shares = 1.0 - concerned * np.float32(k / (1 + k))
+        return Sampled(self._batcher.of_examples(copies), told, shift * concerned, shares)
 
     def of_towers(self, items: Side, names: Sequence[str], users: Sequence[str]) -> Candidates:
         """What B positives are told from: each other's items, and `retrieval.negatives` drawn ones.

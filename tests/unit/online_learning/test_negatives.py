@@ -143,6 +143,8 @@ def test_only_an_organic_positive_gets_negatives_and_only_where_what_is_shown_is
     assert (drawn.labels == 0).all()
     # Impressions are learned as they are; the others' odds are those of being told from four.
     np.testing.assert_allclose(drawn.offsets[:, 0], [0.0] + [-PRIOR_LOGIT - np.log(4)] * 5, rtol=1e-6)
+    # And the five weigh as one.
+    np.testing.assert_allclose(drawn.shares[:, 0], [1.0] + [0.2] * 5, rtol=1e-6)
 
 
 def test_a_task_without_negatives_of_its_own_is_learned_as_it_is():
