@@ -42,19 +42,27 @@ def send_items(producer: kafka.Producer) -> None:
         producer.send(ITEMS, item, item.item)
 
 
-def send_requests(producer: kafka.Producer, first: int, last: int, partition: int | None = None) -> int:
+def send_requests(
+    producer: kafka.Producer,
+    first: int,
+    last: int,
+    partition: int | None = None,
+    scene: str = "",
+    turned_round: bool = False,
+) -> int:
     """Requests `first` to `last` (excluded), each an impression and then an example per slot; how many examples.
 
-    They go where their users' keys say, or all into one partition.
+    They go where their users' keys say, or all into one partition. `turned_round`: what else would be clicked on is
+    not, and the other way round.
     """
     for number in range(first, last):
         random = np.random.default_rng(number)
         user, items = f"u{number % 40}", random.integers(0, ITEM_COUNT, SLOTS).tolist()
         shown = [Shown(f"i{item}", k, 0.0, 1.0, "test", False) for k, item in enumerate(items)]
-        seen = Impression(SCHEMA_VERSION, f"r{number}", number, user, shown)
+        seen = Impression(SCHEMA_VERSION, f"r{number}", number, user, shown, scene=scene)
         producer.send(IMPRESSIONS, seen, user, partition=partition)
         for k, item in enumerate(items):
-            click = float(random.random() < (0.7 if item % 5 == number % 40 % 5 else 0.1))
+            click = float((random.random() < (0.7 if item % 5 == number % 40 % 5 else 0.1)) != turned_round)
             producer.send(
                 EXAMPLES,
                 Example(
@@ -67,6 +75,7 @@ def send_requests(producer: kafka.Producer, first: int, last: int, partition: in
                     {"click": Label(LabelState.OBSERVED, click), "rating": Label(LabelState.CENSORED)},
                     request_id=f"r{number}",
                     position=k,
+                    scene=scene,
                 ),
                 user,
                 partition=partition,
