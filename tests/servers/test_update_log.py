@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 
 import numpy as np
+import psutil
 import pytest
 
 from online_learning.table.settings import TableSettings
@@ -208,6 +209,36 @@ def test_while_the_broker_stands_still_changes_merge_and_none_is_lost(fresh_kafk
     assert replayed(log) == rows_in(table)
     assert len([frame for frame in log if frame.kind is FrameKind.SPARSE]) <= 3
     publisher.close()
+
+
+@pytest.mark.timeout(300)
+def test_memory_stays_bounded_while_the_broker_is_long_away(fresh_kafka: RunningStack) -> None:
+    """What waits is a mark per row, whatever changes meanwhile, and one batch under way."""
+    settings = fresh_kafka.settings.kafka
+    table = Table(TableSettings(dim=DIM))
+    publisher = Publisher(settings)
+    publisher.begin_epoch(LogPosition(), table, {0: 0})
+    rows, at_once, process = 100_000, 20_000, psutil.Process()
+    for first in range(1, rows, at_once):
+        change(table, publisher, first, at_once, first)
+    publish_all(table, publisher, {0: 0})
+    broker = fresh_kafka.pid("kafka")
+    os.kill(broker, signal.SIGSTOP)
+    try:
+        held: list[int] = []
+        for n in range(300):
+            change(table, publisher, 1 + n * at_once % rows, at_once, n)
+            publisher.publish_sparse(table, {0: n})
+            held.append(process.memory_info().rss)
+        # Six million changes of rows of 20 bytes: kept one by one they would be 180 MB.
+        assert publisher.busy
+        assert table.touched == rows
+        assert max(held) - held[20] < 32 * 2**20
+    finally:
+        os.kill(broker, signal.SIGCONT)
+    publish_all(table, publisher, {0: 300})
+    publisher.close()
+    assert replayed(frames(settings, 0)) == rows_in(table)
 
 
 @pytest.mark.timeout(300)
