@@ -117,7 +117,7 @@ class NegativesSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     shown (it was not shown among others, so it has none of its own); 0: it is learned alone.
     """
 
-    per_positive: Annotated[int, Meta(ge=0)] = 2
+    per_positive: Annotated[int, Meta(ge=0)] = 4
     window: Count = 16_384
 
 
