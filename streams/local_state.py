@@ -61,8 +61,12 @@ class LocalState:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _failures(folder):
             self._db = Rdict(str(folder), options)
-        found = self.get(_POSITION)
-        self.position = msgspec.msgpack.decode(found, type=Position) if found is not None else None
+        try:
+            found = self.get(_POSITION)
+            self.position = msgspec.msgpack.decode(found, type=Position) if found is not None else None
+        except BaseException:
+            self._db.close()
+            raise
 
     def get(self, key: bytes) -> bytes | None:
         """The value of a key, or None."""
@@ -129,8 +133,8 @@ def opened(folder: Path, memory_bytes: int, *, anew: bool = False) -> LocalState
             return state
         state.close()
     except LocalStateError as error:
-        # What another process has open is not ours to remove.
-        if "lock" in str(error).lower():
+        # What another process has open is not ours to remove: RocksDB names the file that it could not lock.
+        if "/LOCK" in str(error):
             raise
     shutil.rmtree(folder, ignore_errors=True)
     return LocalState(folder, memory_bytes)
