@@ -164,7 +164,10 @@ def test_a_broken_block_raises_and_does_not_pass_for_the_end(tmp_path: Path) -> 
         path.write_bytes(bytes(data))
     with pytest.raises(LocalStateError, match="Corruption"):
         broken = LocalState(tmp_path / "state", MEMORY_BYTES)
-        list(broken.entries())
+        try:
+            list(broken.entries())
+        finally:
+            broken.close()
     anew = opened(tmp_path / "state", MEMORY_BYTES, anew=True)
     assert list(anew.entries()) == []
     anew.close()
