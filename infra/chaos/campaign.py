@@ -68,7 +68,11 @@ class Campaign:
                 arena.wait(lambda: watch.lineage.learned, 60.0, "the first frames are applied", "trainer", "replica")
                 for part in plan.parts:
                     self._tell(f"--- {part}")
-                    self._run(part, arena, watch, ends, mounted)
+                    try:
+                        self._run(part, arena, watch, ends, mounted)
+                    except (Failed, StackError) as error:
+                        # What is left is compared all the same.
+                        self._errors.append(f"{part}: {error}")
                     load.check()
         finally:
             ends.close()
