@@ -82,7 +82,9 @@ def test_relative_paths_begin_at_the_settings_file_and_empty_ones_lie_in_the_sta
     assert settings.state == HERE / "run"
     assert settings.learning.trainer.checkpoint_dir == str(HERE / "kept")
     remote = parsed("[learning.trainer]\ncheckpoint_dir = 's3://bucket/kept'")
-    assert remote.learning.trainer.checkpoint_dir == remote.serving.learning.trainer.checkpoint_dir == "s3://bucket/kept"
+    assert (
+        remote.learning.trainer.checkpoint_dir == remote.serving.learning.trainer.checkpoint_dir == "s3://bucket/kept"
+    )
     assert settings.features.repo_dir == str(HERE / "run" / "features")
     assert settings.streams.state_dir == str(HERE / "run" / "worker")
 
