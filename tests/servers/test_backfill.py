@@ -12,7 +12,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
+from infra.cli import app
 from online_learning.backfill import BackfillError, BackfillReport, run
 from online_learning.checkpoint.checkpoint import Checkpoint, CheckpointError
 from online_learning.checkpoint.store import CheckpointStore
@@ -218,6 +220,19 @@ def test_neither_a_trainers_place_nor_an_unfinished_backfill_is_taken_for_the_ot
         assert world.backfill("half").done
     with pytest.raises(BackfillError, match="is done"):
         world.backfill("half")
+
+
+def test_the_command_says_what_it_did_and_refuses_to_do_it_twice(world: World) -> None:
+    config = world.folder / "freshet.toml"
+    config.write_text(f'[kafka]\nbootstrap = "{world.kafka.bootstrap}"\n')
+    command = ["backfill", str(world.json_lines()), "--to", str(world.folder / "kept"), "--config", str(config)]
+    done = CliRunner().invoke(app, [*command, "--json"])
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert (report["done"], report["from_files"], report["learned"]) == (True, world.sent, world.sent)
+    again = CliRunner().invoke(app, command)
+    assert again.exit_code == 1
+    assert "is done" in again.output
 
 
 def _backfill(settings: bytes, files: tuple[str, ...]) -> None:

@@ -1,0 +1,62 @@
+"""Which rows the table holds is said in the settings, by the names of fields, and refused there where it cannot be."""
+
+import msgspec
+import pytest
+
+from online_learning.learner import OnlineLearner, table_settings
+from online_learning.models.fields import FieldEncoder
+from online_learning.settings import LearningSettings, RowSettings
+from online_learning.table.settings import AdmissionPolicy, EvictionPolicy, FullPolicy
+
+DAY_S = 86_400.0
+
+
+def told(**rows: object) -> LearningSettings:
+    return LearningSettings(rows=msgspec.convert(rows, RowSettings))
+
+
+def test_what_the_settings_say_is_what_the_table_does() -> None:
+    settings = told(
+        max_rows=1_000,
+        full="evict",
+        admission="count",
+        admission_threshold=3,
+        eviction="ttl",
+        ttl_s=30 * DAY_S,
+        ttl_s_of_field={"user": DAY_S},
+    )
+    table = table_settings(settings)
+    assert (table.max_rows, table.full) == (1_000, FullPolicy.EVICT)
+    assert (table.admission.policy, table.admission.threshold) == (AdmissionPolicy.COUNT, 3)
+    (space,) = [space for space, name in FieldEncoder(settings.model).space_names().items() if name == "user"]
+    assert table.eviction.policy is EvictionPolicy.TTL
+    assert (table.eviction.ttl_s, table.eviction.ttl_s_of_space) == (30 * DAY_S, {space: DAY_S})
+
+
+def test_without_a_word_rows_stay_for_ever() -> None:
+    table = table_settings(LearningSettings())
+    assert (table.full, table.admission.policy, table.eviction.policy) == (
+        FullPolicy.GROW,
+        AdmissionPolicy.ALWAYS,
+        EvictionPolicy.NONE,
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"eviction": "ttl"}, "`ttl_s` == 0.0, must be > 0"),
+        ({"full": "refuse"}, "`max_rows` == 0, must be > 0"),
+        ({"full": "evict", "max_rows": 5}, "`eviction.policy` == 'none', must be"),
+        ({"admission": "sometimes"}, "Invalid enum value 'sometimes'"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_with_the_settings(rows: dict[str, object], message: str) -> None:
+    with pytest.raises((ValueError, msgspec.ValidationError), match=message):
+        told(**rows)
+
+
+def test_a_field_that_the_model_does_not_have_is_named() -> None:
+    settings = told(eviction="ttl", ttl_s_of_field={"mood": 1.0})
+    with pytest.raises(ValueError, match="`ttl_s_of_field` names 'mood'"):
+        OnlineLearner(settings)
