@@ -181,8 +181,7 @@ class ObjectStorage:
         return True
 
     def create(self) -> None:
-        with _as_oserror(self.location):
-            self._store.makedirs(self._root, exist_ok=True)
+        """Nothing: a store without folders has none to make, the others make them with the first part."""
 
     def numbers(self) -> list[int]:
         found = (_MANIFEST_OBJECT.fullmatch(name) for name in self._names())
@@ -191,8 +190,7 @@ class ObjectStorage:
     def draft(self, number: int) -> Draft:
         self._remove_debris()
         folder = f"{number:012d}-{secrets.token_hex(8)}"
-        with _as_oserror(self.location):
-            return _ObjectDraft(self._store, self._root, number, folder)
+        return _ObjectDraft(self._store, self._root, number, folder)
 
     def manifest(self, number: int) -> bytes:
         with _as_oserror(self.location):
@@ -242,18 +240,24 @@ class ObjectStorage:
 class _ObjectDraft:
     def __init__(self, store: Any, root: str, number: int, folder: str) -> None:
         self._store, self._root, self._number, self.folder = store, root, number, folder
-        # A store with folders wants them made; the others do nothing.
-        store.makedirs(f"{root}/{folder}", exist_ok=True)
 
     def write(self, name: str, arrays: Mapping[str, NDArray[np.generic]]) -> FileEntry:
         path = f"{self._root}/{self.folder}/{name}"
-        with _as_oserror(path), self._store.open(path, "wb") as file:
+        with _as_oserror(path), self._open(path) as file:
 
             def put(piece: memoryview) -> int:
                 file.write(piece)
                 return len(piece)
 
             return write_arrays(name, arrays, put)
+
+    def _open(self, path: str) -> Any:
+        try:
+            return self._store.open(path, "wb")
+        except FileNotFoundError:
+            # A store with folders wants them made. The others are not asked: some would look through the whole bucket.
+            self._store.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+            return self._store.open(path, "wb")
 
     def commit(self, manifest: bytes) -> None:
         path = f"{self._root}/{self._number:012d}.manifest"

@@ -2,8 +2,10 @@
 
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -107,6 +109,20 @@ def test_a_reader_sees_what_another_process_has_written_since_it_first_looked() 
         loaded = reader.load_newest()
         assert loaded is not None
         trainer.check_equal(loaded)
+
+
+def test_a_store_that_wants_its_folders_made_gets_them(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path / "unused", keep=1, max_increments=1)
+    place = str(tmp_path / "not" / "there" / "yet")
+    trainer.store.storage = ObjectStorage(LocalFileSystem(), place, place)
+    for _ in range(4):
+        trainer.learn_and_save()
+    reader = CheckpointStore(tmp_path / "unused")
+    reader.storage = ObjectStorage(LocalFileSystem(), place, place)
+    loaded = reader.load_newest()
+    assert loaded is not None
+    trainer.check_equal(loaded)
+    assert len(list(Path(place).glob("*.manifest"))) == len(reader.numbers()) == 2
 
 
 def test_of_two_writers_the_second_is_refused_and_spoils_nothing() -> None:
