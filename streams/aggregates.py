@@ -67,11 +67,14 @@ class UserStats(Struct, array_like=True):
     def values(self, ts: int) -> dict[str, Any]:
         """The values of the view `user_stats`, the counts brought to `ts` (ms) where that is later than `at`."""
         elapsed = ts - self.at
+        return self._values(decayed(1.0, elapsed, HOUR_MS), decayed(1.0, elapsed, DAY_MS))
+
+    def _values(self, hour: float, day: float) -> dict[str, Any]:
         return {
-            "impressions_1h": decayed(self.impressions_1h, elapsed, HOUR_MS),
-            "actions_1h": decayed(self.actions_1h, elapsed, HOUR_MS),
-            "impressions_1d": decayed(self.impressions_1d, elapsed, DAY_MS),
-            "actions_1d": decayed(self.actions_1d, elapsed, DAY_MS),
+            "impressions_1h": self.impressions_1h * hour,
+            "actions_1h": self.actions_1h * hour,
+            "impressions_1d": self.impressions_1d * day,
+            "actions_1d": self.actions_1d * day,
             "rating_mean": self.rating_sum / self.rating_count if self.rating_count else 0.0,
             "rating_count": float(self.rating_count),
             "last_action_ts": self.last_action_ts,
@@ -90,7 +93,7 @@ class UserStats(Struct, array_like=True):
             v=SCHEMA_VERSION,
             view=USER_STATS,
             entities={"user": user},
-            values=self.values(self.at),
+            values=self._values(1.0, 1.0),
             version=self.version,
             ts=self.at,
             available_at=now_ms,

@@ -21,6 +21,8 @@ the two was interleaved:
 The watermark works in buckets of 250 ms (`time_index`): what it decides comes so much later, and is the same.
 """
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 
 from streams.aggregates import RATING, UserStats
@@ -312,7 +314,18 @@ class Join:
         """The window's end: emits the kept negatives of a held impression, once."""
         held.closed = True
         user = impression.user.encode()
-        slots = held.slots or {}
+        slots = held.slots
+        silent: Sequence[int]
+        if not slots and self._rate >= 1.0:
+            silent = range(len(impression.items))
+        else:
+            silent = self._end_slots(held, impression, user, slots or {})
+        if self._rules.shown_is_negative and silent:
+            self._examples += [(user, example) for example in self._make.negatives(impression, silent)]
+            self.counts.negatives += len(silent)
+
+    def _end_slots(self, held: Held, impression: Opened, user: bytes, slots: dict[int, Slot]) -> list[int]:
+        """Emits the kept negatives of slots on which somebody acted; the kept ones on which nobody did."""
         silent: list[int] = []
         for k in range(len(impression.items)):
             slot = slots.get(k)
@@ -326,9 +339,7 @@ class Join:
                 slot.negative = True
                 slot.revisions += 1
                 held.touched = True
-        if self._rules.shown_is_negative and silent:
-            self._examples += [(user, example) for example in self._make.negatives(impression, silent)]
-            self.counts.negatives += len(silent)
+        return silent
 
     def _kept(self, impression: Opened, k: int) -> bool:
         return self._rate >= 1.0 or negative_kept(impression.example_id(k), self._rate)

@@ -23,6 +23,8 @@ _encode = msgspec.msgpack.Encoder().encode
 # A msgpack array of all of Example's fields, and the first of them.
 _HEAD: Final = b"\xdc" + len(Example.__struct_fields__).to_bytes(2, "big") + _encode(SCHEMA_VERSION)
 _FALSE, _TRUE = _encode(False), _encode(True)
+# Items whose encoded names are remembered.
+_MOST_ITEMS: Final = 100_000
 _ZERO: Final = _encode(0)
 _NO_CAUSE: Final = _encode(None) + _encode("") + _encode(None)
 
@@ -34,6 +36,7 @@ class ExampleMaker:
         self._rules = rules
         self._rate = rate
         self._rate_bytes = _encode(rate)
+        self._items: dict[str, bytes] = {}
         ends = ((False, False), (False, True), (True, False), (True, True))
         self._silences = {end: self.labels(Slot(), *end) for end in ends}
         self._silence = _encode(self._silences[True, True])
@@ -99,23 +102,36 @@ class ExampleMaker:
         """The first revisions of slots on which nobody acted, at the window's end."""
         of = impression
         stem = of.request_id.encode() + b"/"
+        # By the number of a position's digits: what comes before them.
+        begins = [_HEAD + _text_of(len(stem) + size) + stem for size in range(4)]
+        known, remember = self._items, len(self._items) < _MOST_ITEMS
         who = _ZERO + _encode(of.ts) + _encode(of.user)
         labels = self._silence + _encode(of.request_id)
         shared = bytes(of.scene) + of.session + of.context + of.arms + of.policy + of.model + of.user_features
         end = self._unlabelled_end
-        items, text, number = of.items, _text, _NUMBERS
+        items, number = of.items, _NUMBERS
         made = []
         for k in slots:
             shown = items[k]
             at = shown.position
-            digits, position = number[at] if 0 <= at < len(number) else _number(at)
+            if 0 <= at < 1_000:
+                digits, position = number[at]
+                begin = begins[len(digits)]
+            else:
+                digits, position = b"", _encode(at)
+                begin = _HEAD + _encode(of.example_id(k))
+            item = known.get(shown.item)
+            if item is None:
+                item = _encode(shown.item)
+                if remember:
+                    known[shown.item] = item
             made.append(
                 b"".join(
                     (
-                        _HEAD,
-                        text(stem + digits),
+                        begin,
+                        digits,
                         who,
-                        text(shown.item.encode()),
+                        item,
                         labels,
                         position,
                         shown.propensity,
@@ -181,21 +197,14 @@ class ExampleMaker:
         )
 
 
-def _text(data: bytes) -> bytes:
-    """UTF-8 as a msgpack string."""
-    size = len(data)
+def _text_of(size: int) -> bytes:
+    """What begins a msgpack string of `size` bytes."""
     if size < 32:
-        return _SHORT[size] + data
-    if size < 256:
-        return b"\xd9" + _BYTES[size] + data
-    return _encode(data.decode())
+        return bytes([0xA0 | size])
+    if size < 2**8:
+        return b"\xd9" + size.to_bytes(1, "big")
+    return b"\xda" + size.to_bytes(2, "big") if size < 2**16 else b"\xdb" + size.to_bytes(4, "big")
 
 
-def _number(n: int) -> tuple[bytes, bytes]:
-    """An integer in decimal digits, and as msgpack."""
-    return b"%d" % n, _encode(n)
-
-
-_SHORT: Final = [bytes([0xA0 | size]) for size in range(32)]
-_BYTES: Final = [bytes([size]) for size in range(256)]
-_NUMBERS: Final = [_number(n) for n in range(128)]
+# Positions in decimal digits, and as msgpack.
+_NUMBERS: Final = [(b"%d" % n, _encode(n)) for n in range(1_000)]

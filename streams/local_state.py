@@ -5,6 +5,7 @@ only the changelog's tail. It never holds what is not committed: changes come in
 the position behind them, in one atomic write. So after a kill it is a true prefix of the changelog, maybe an old one.
 """
 
+import logging
 import shutil
 import struct
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,8 @@ from typing import Any, Final
 
 import msgspec
 from rocksdict import BlockBasedOptions, Cache, DBCompactionStyle, Options, Rdict, WriteBatch
+
+log = logging.getLogger(__name__)
 
 # No key of a stage starts with a zero byte.
 _POSITION: Final = b"\x00position"
@@ -65,7 +68,7 @@ class LocalState:
             found = self.get(_POSITION)
             self.position = msgspec.msgpack.decode(found, type=Position) if found is not None else None
         except BaseException:
-            self._db.close()
+            self.close()
             raise
 
     def get(self, key: bytes) -> bytes | None:
@@ -80,15 +83,19 @@ class LocalState:
         """The entries of `start` <= key < `stop` in the order of their keys, as they are now."""
         with _failures(self.folder):
             found = self._db.iter()
-            found.seek(start)
-            while found.valid():
-                key = found.key()
-                if key >= stop:
-                    break
-                yield key, found.value()
-                found.next()
-            # An iterator that met a broken block is not valid either, and must not pass for the end.
-            found.status()
+            try:
+                found.seek(start)
+                while found.valid():
+                    key = found.key()
+                    if key >= stop:
+                        break
+                    yield key, found.value()
+                    found.next()
+                # An iterator that met a broken block is not valid either, and must not pass for the end.
+                found.status()
+            finally:
+                # It keeps the files open as long as it lives, in the traceback of an error for example.
+                del found
 
     def entries(self) -> Iterator[tuple[bytes, bytes]]:
         """Everything but the position."""
@@ -117,9 +124,13 @@ class LocalState:
             return sum(int(self._db.property_int_value(name) or 0) for name in names)
 
     def close(self) -> None:
-        """Closes the files."""
-        with _failures(self.folder):
+        """Closes the files; what is broken cannot be written to any more, and is let go of as it is."""
+        try:
             self._db.close()
+        except Exception as error:
+            log.debug("%s: close: %s", self.folder, error)
+        # The lock goes with the last reference.
+        del self._db
 
 
 def opened(folder: Path, memory_bytes: int, *, anew: bool = False) -> LocalState:

@@ -37,7 +37,7 @@ from tests.stacks import running_stack, wait_until
 
 SEED, USERS, ITEMS, SLATE = 3, 20_000, 5_000, 10
 MEMORY_MB = 64.0
-PEER_S = 30.0
+PEER_S, PEER_STARTS, STALLED = 30.0, 5, 20.0
 PEER_IMPRESSIONS = "peer-impressions"
 CONFIG = f"""
 [streams.join]
@@ -117,7 +117,12 @@ def timed(
         cpu = psutil.Process(process.pid)
         wait_until(lambda: now() > 0, 120, "the first record is handled")
         first, began_s, began_cpu_s = now(), time.monotonic(), sum(cpu.cpu_times()[:2])
-        wait_until(lambda: now() >= total or time.monotonic() - began_s > most_s, most_s + 10, f"{total} are handled")
+
+        def over() -> bool:
+            past_s, done = time.monotonic() - began_s, now()
+            return done >= total or past_s > most_s or (past_s > 5 and done - first < STALLED * past_s)
+
+        wait_until(over, most_s + 10, f"{total} are handled")
         done = now() - first
         took_s, cpu_s = time.monotonic() - began_s, sum(cpu.cpu_times()[:2]) - began_cpu_s
         word = read_health(health)
@@ -135,6 +140,25 @@ def peer_handled(values: Mapping[str, float | int | str]) -> int:
 def joined(values: Mapping[str, float | int | str]) -> int:
     """What the worker's join has taken in."""
     return int(values.get("join_impressions", 0)) + int(values.get("join_actions", 0))
+
+
+def faust(folder: Path, broker: str, negatives: str, total: int) -> tuple[Timed, int]:
+    """The join on Faust's Tables, and how many starts of it stalled: now and then it reads one record a second."""
+    argv = [sys.executable, "-m", "faust", "-A", "tests.benchmarks.peers.faust_join", "-L", "uvloop"]
+    argv += ["worker", "-l", "info", "--without-web"]
+    for attempt in range(PEER_STARTS):
+        mark = folder / f"faust-{negatives}-{attempt}"
+        env = {
+            "PEER_BROKER": broker,
+            "PEER_HEALTH": f"{mark}.json",
+            "PEER_FOLDER": str(mark),
+            "PEER_NEGATIVES": negatives,
+            "PEER_APP": mark.name,
+        }
+        peer = timed(argv, Path(f"{mark}.log"), Path(f"{mark}.json"), peer_handled, total, PEER_S, env)
+        if peer.rate > STALLED:
+            return peer, attempt
+    raise RuntimeError(f"Faust stalled {PEER_STARTS} times")
 
 
 def has_quix(python: str) -> bool:
@@ -178,20 +202,14 @@ def main() -> int:
             report.add("join state on disk", disk_mb, "MiB", note=f"{ours.values.get('join_held', 0)} impressions held")
             rates = {}
             for title, negatives in (("all examples", "1"), ("examples of clicks alone", "0")):
-                mark = folder / f"faust-{negatives}"
-                env = {
-                    "PEER_BROKER": broker,
-                    "PEER_HEALTH": f"{mark}.json",
-                    "PEER_FOLDER": str(mark),
-                    "PEER_NEGATIVES": negatives,
-                    "PEER_APP": mark.name,
-                }
-                argv = [sys.executable, "-m", "faust", "-A", "tests.benchmarks.peers.faust_join", "-L", "uvloop"]
-                argv += ["worker", "-l", "info", "--without-web"]
-                peer = timed(argv, Path(f"{mark}.log"), Path(f"{mark}.json"), peer_handled, total, PEER_S, env)
+                peer, stalled = faust(folder, broker, negatives, total)
                 rates[negatives] = peer.rate
                 report.add(f"Faust Tables, {title}", peer.rate, "events/s", note="at least once")
                 report.add(f"Faust Tables, {title}: CPU", peer.cpu_us, "us/event")
+                if stalled:
+                    report.note(
+                        f"Faust Tables, {title}: {stalled} of its starts went on at 1 event/s, and do not count"
+                    )
             report.add("one worker : Faust Tables", ours.rate / rates["1"], "x", at_least=4, note="the same examples")
             report.add("one worker : Faust Tables", ours.rate / rates["0"], "x", note="Faust: those of clicks alone")
             if with_quix:

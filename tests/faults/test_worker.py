@@ -293,10 +293,10 @@ def test_the_state_is_right_whatever_became_of_its_copy_on_disk(tmp_path: Path) 
             for worker in workers:
                 worker.end(signal.SIGKILL)
     # A copy that can be trusted is brought up to date by the tail; all else is read from the changelog's beginning.
-    assert read["intact"] <= 20
-    assert read["intact"] < read["behind"]
-    for how in ("ahead", "corrupt", "deleted", "old", "other history"):
-        assert read[how] > 500, how
+    whole = [read[how] for how in ("ahead", "corrupt", "deleted", "old", "other history")]
+    assert min(whole) > 500
+    assert read["intact"] < read["behind"] < max(whole)
+    assert read["intact"] < max(whole) / 3
 
 
 @pytest.mark.timeout(400)
