@@ -6,15 +6,21 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from streams.health import Health
+from tests.stacks import wait_until
 
 T = TypeVar("T")
 
+_READY_S = 120.0
 _END_S = 60.0
 
 
 @contextmanager
-def in_thread(run: Callable[[T, threading.Event, Health], None], settings: T) -> Iterator[Health]:
-    """Runs it while the block does and lets it end in order; raises what it raised."""
+def in_thread(
+    run: Callable[[T, threading.Event, Health], None],
+    settings: T,
+    ready: Callable[[Health], bool] = lambda health: True,
+) -> Iterator[Health]:
+    """Runs it while the block does, which begins when it is ready, and lets it end in order; raises what it raised."""
     stop, health, failed = threading.Event(), Health(None), list[BaseException]()
 
     def work() -> None:
@@ -26,7 +32,9 @@ def in_thread(run: Callable[[T, threading.Event, Health], None], settings: T) ->
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        yield health
+        wait_until(lambda: failed or ready(health), _READY_S, "it is ready")
+        if not failed:
+            yield health
     finally:
         stop.set()
         thread.join(_END_S)

@@ -16,7 +16,6 @@ from streams.health import Health, HealthReport, read_health
 from streams.records import SCHEMA_VERSION, Example, Impression, Item, Label, LabelState, Shown
 from streams.settings import KafkaSettings, TaskSettings
 from streams.topics import EXAMPLES, IMPRESSIONS, ITEMS
-from tests.stacks import wait_until
 from tests.threads import in_thread
 
 TASKS = (TaskSettings(name="click", shown_is_negative=True), TaskSettings(name="rating"))
@@ -86,8 +85,7 @@ def send_requests(
 @contextmanager
 def trainer_in_thread(settings: LearningSettings) -> Iterator[Health]:
     """A trainer that runs while the block does, and ends in order; raises what it raised."""
-    with in_thread(run, settings) as health:
-        wait_until(lambda: "epoch" in health.values, 120, "the trainer is ready")
+    with in_thread(run, settings, lambda health: "epoch" in health.values) as health:
         yield health
 
 
