@@ -66,6 +66,8 @@ class Campaign:
             with Load(arena.settings.kafka, plan.seed, plan.rate, _Rows(arena).has) as load:
                 load.crowd(plan.crowd)
                 arena.wait(lambda: watch.lineage.learned, 60.0, "the first frames are applied", "trainer", "replica")
+                # Without one, who starts again has nothing to load, and passes no place where it is loaded.
+                arena.wait(lambda: arena.value("trainer", "checkpoint"), 60.0, "a checkpoint is saved", "trainer")
                 for part in plan.parts:
                     self._tell(f"--- {part}")
                     try:
