@@ -57,7 +57,7 @@ class SyncInterval(ClickStudy):
     def findings(self, summary: Summary) -> list[str]:
         found = []
         for group in summary.groups:
-            for metric in self.metrics[:2]:
+            for metric in ("HR@10", "MRR@10"):
                 told = []
                 for setting in summary.settings(group):
                     change = over_sessions(summary, group, setting, metric + LESS)
@@ -70,7 +70,7 @@ class SyncInterval(ClickStudy):
 
     def draw(self, figure: "Figure", summary: Summary) -> None:
         panels = figure.subplots(1, 2, squeeze=False)[0]
-        for panel, metric in zip(panels, self.metrics[:2], strict=True):
+        for panel, metric in zip(panels, ("HR@10", "MRR@10"), strict=True):
             for group in summary.groups:
                 known = [
                     (INTERVALS_S[setting], change)
@@ -84,4 +84,5 @@ class SyncInterval(ClickStudy):
             panel.set_title(f"{metric}, difference to {ONLINE}", fontsize=10)
             panel.grid(alpha=0.3)
         panels[0].legend(fontsize=8)
+        figure.set_size_inches(9.0, 3.6)
         figure.suptitle(self.title, fontsize=11)

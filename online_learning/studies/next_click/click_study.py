@@ -4,7 +4,7 @@ import datetime as dt
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import msgspec
 
@@ -18,6 +18,9 @@ from online_learning.studies.study import Measurement, Point, Study
 from online_learning.studies.summary import Summary
 from streams.decay import HOUR_MS
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 HALF: Final = " ±"
 LESS: Final = " − online"
 """Beside each metric stand half of its interval over sessions, its difference to the online learner's, and half of that
@@ -30,7 +33,8 @@ class ClickStudy(Study):
     options = ClickOptions()
     settings = NextClickSettings()
     seeds = (0,)
-    metrics = tuple(METRICS)
+    metrics = ("HR@10", "HR@10 ±", "MRR@10", "MRR@10 ±", "NDCG@10")
+    digits = 4
     groups: ClassVar[Mapping[str, Mapping[str, Lag]]]
     """By group the replicas beside the online learner."""
 
@@ -59,6 +63,25 @@ class ClickStudy(Study):
             for group, lags in self.groups.items()
             for setting in (*self.baselines(group), *lags, ONLINE)
         ]
+
+    def draw(self, figure: "Figure", summary: Summary) -> None:
+        """HR@10 and MRR@10 of each setting with their intervals over user sessions."""
+        panels = figure.subplots(1, 2, sharey=True, squeeze=False)[0]
+        group = summary.groups[0]
+        for panel, metric in zip(panels, ("HR@10", "MRR@10"), strict=True):
+            known = [
+                (setting, one)
+                for setting in summary.settings(group)
+                if (one := over_sessions(summary, group, setting, metric)) is not None
+            ]
+            panel.errorbar(
+                [one.mean for _, one in known], range(len(known)), xerr=[one.half for _, one in known], fmt="o"
+            )
+            panel.set_yticks(range(len(known)), [setting for setting, _ in known])
+            panel.set_xlabel(metric)
+            panel.grid(alpha=0.3)
+        figure.set_size_inches(9.0, 3.6)
+        figure.suptitle(self.title, fontsize=11)
 
     def measure(self, point: Point, data: Path, quick: bool) -> list[Measurement]:
         online = self._pass(point.seed, data, quick)

@@ -36,7 +36,7 @@ class Numbering:
         return np.array([self._numbers.get(one, -1) for one in ids], np.int64)
 
     def known_of(self, ids: Ints) -> Ints:
-        """The same of an array i64 [n]; the last one is remembered: a learner and its replicas are asked for the same."""
+        """The same of an array i64 [n]; the last one is remembered, as a learner's replicas are asked for the same."""
         if self._asked is None or self._asked[0] is not ids or self._asked[1] != len(self):
             self._asked = ids, len(self), self.known(ids.tolist())
         return self._asked[2]
