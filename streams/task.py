@@ -236,10 +236,11 @@ def _fill(batch: BatchBuilder, entries: list[Entry], at: int) -> int:
     As `batch.append` one by one, less what that costs beside the writing itself: a third of it.
     """
     append, now_ms = batch._builder.append, time.time_ns() // 1_000_000
+    no_headers: list[tuple[str, bytes]] = []
     first = at
     while at < len(entries):
         key, value = entries[at]
-        if append(at - first, now_ms, key, value, ()) is None:
+        if append(at - first, now_ms, key, value, no_headers) is None:
             break
         at += 1
     batch._relative_offset = at - first

@@ -1,6 +1,6 @@
 """How many events a second one worker joins, from a log that is there before it starts; and the same with others.
 
-    python -m tests.benchmarks.join [--quick] [--json FILE] [--quix-python PATH]
+    python -m tests.benchmarks.join [--quick] [--json FILE] [--quix-python PATH] [--peers no]
 
 A log of impressions (10 items each) and clicks on half of them is written to Kafka first; then one worker is started
 and timed from its first report of work to the moment all of it is joined: validated, joined, examples of every item,
@@ -166,12 +166,39 @@ def has_quix(python: str) -> bool:
     return subprocess.run([python, "-c", "import quixstreams"], capture_output=True, check=False).returncode == 0
 
 
+def peers(report: Report, folder: Path, broker: str, total: int, ours: float, quix: str) -> None:
+    """Measures the others on the same log; `ours` is the rate to compare with, `quix` the interpreter that has it."""
+    rates = {}
+    for title, negatives in (("all examples", "1"), ("examples of clicks alone", "0")):
+        peer, stalled = faust(folder, broker, negatives, total)
+        rates[negatives] = peer.rate
+        report.add(f"Faust Tables, {title}", peer.rate, "events/s", note="at least once")
+        report.add(f"Faust Tables, {title}: CPU", peer.cpu_us, "us/event")
+        if stalled:
+            report.note(f"Faust Tables, {title}: {stalled} of its starts went on at 1 event/s, and do not count")
+    report.add("one worker : Faust Tables", ours / rates["1"], "x", at_least=4, note="the same examples")
+    report.add("one worker : Faust Tables", ours / rates["0"], "x", note="Faust: those of clicks alone")
+    if has_quix(quix):
+        health = folder / "quix.json"
+        program = str(ROOT / "tests/benchmarks/peers/quix_join.py")
+        argv = [quix, program, broker, str(health), str(folder / "quix")]
+        peer = timed(argv, folder / "quix.log", health, peer_handled, total, PEER_S)
+        report.add("Quix Streams, state, examples of clicks alone", peer.rate, "events/s", note="at least once")
+        report.add("Quix Streams: CPU", peer.cpu_us, "us/event")
+        report.add("one worker : Quix Streams", ours / peer.rate, "x")
+    else:
+        report.note("Quix Streams was not measured: `quixstreams` is not installed (see --quix-python)")
+
+
 def main() -> int:
     """Runs it and prints the figures."""
-    options = parse(__doc__ or "", extra={"quix-python": "the interpreter that has quixstreams; this one by default"})
+    extra = {
+        "quix-python": "the interpreter that has quixstreams; this one by default",
+        "peers": "no: measure freshet alone",
+    }
+    options = parse(__doc__ or "", extra=extra)
     requests = 20_000 if options.quick else 200_000
     quix = options.extra.get("quix-python", sys.executable)
-    with_quix = has_quix(quix)
     report = Report(
         "join",
         options,
@@ -191,7 +218,7 @@ def main() -> int:
         config.write_text(CONFIG)
         with running_stack(folder / "stack", "kafka", config=config) as stack:
             broker = stack.settings.kafka.bootstrap
-            total = requests + write_log(stack.settings, requests, with_quix)
+            total = requests + write_log(stack.settings, requests, options.extra.get("peers") != "no")
             health = folder / "worker.json"
             driver = [sys.executable, "-m", "tests.faults.worker_driver", str(stack.state.folder), "one", str(health)]
             ours = timed(driver, folder / "worker.log", health, joined, total, 300.0)
@@ -200,28 +227,8 @@ def main() -> int:
             disk_mb = float(ours.values.get("join_disk_bytes", 0)) / 2**20
             report.add("one worker, memory", ours.memory_bytes / 2**20, "MiB", note="the most, all of the process")
             report.add("join state on disk", disk_mb, "MiB", note=f"{ours.values.get('join_held', 0)} impressions held")
-            rates = {}
-            for title, negatives in (("all examples", "1"), ("examples of clicks alone", "0")):
-                peer, stalled = faust(folder, broker, negatives, total)
-                rates[negatives] = peer.rate
-                report.add(f"Faust Tables, {title}", peer.rate, "events/s", note="at least once")
-                report.add(f"Faust Tables, {title}: CPU", peer.cpu_us, "us/event")
-                if stalled:
-                    report.note(
-                        f"Faust Tables, {title}: {stalled} of its starts went on at 1 event/s, and do not count"
-                    )
-            report.add("one worker : Faust Tables", ours.rate / rates["1"], "x", at_least=4, note="the same examples")
-            report.add("one worker : Faust Tables", ours.rate / rates["0"], "x", note="Faust: those of clicks alone")
-            if with_quix:
-                health = folder / "quix.json"
-                program = str(ROOT / "tests/benchmarks/peers/quix_join.py")
-                argv = [quix, program, broker, str(health), str(folder / "quix")]
-                peer = timed(argv, folder / "quix.log", health, peer_handled, total, PEER_S)
-                report.add("Quix Streams, state, examples of clicks alone", peer.rate, "events/s", note="at least once")
-                report.add("Quix Streams: CPU", peer.cpu_us, "us/event")
-                report.add("one worker : Quix Streams", ours.rate / peer.rate, "x")
-            else:
-                report.note("Quix Streams was not measured: `quixstreams` is not installed (see --quix-python)")
+            if options.extra.get("peers") != "no":
+                peers(report, folder, broker, total, ours.rate, quix)
     return report.finish()
 
 
