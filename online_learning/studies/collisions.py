@@ -25,7 +25,8 @@ _ID_FIELDS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "frappe": {"user": ("user",), "item": ("item",)},
     "globo": {"user": ("user",), "article": ("article", "previous")},
 }
-_CLICKS, _NEGATIVES = 50_000, 3
+_CLICKS, _NEGATIVES = 40_000, 3
+_FRAPPE_ROWS: Final = 100_000
 _QUICK_ROWS: Final = 4_000
 _BATCH: Final = 256
 _DIM, _HIDDEN = 16, (64, 32)
@@ -50,8 +51,8 @@ class Collisions(Study):
     x_label = "distinct ids lost, %"
     notes = (
         "One pass, each row predicted before it is learned; DeepFM on the live tables and learner. A seed sets the "
-        "initial rows and network, which ids collide, the order of Frappe's rows (which have no times) and Globo's "
-        "negatives.",
+        "initial rows and network, which ids collide, which of Frappe's rows come in which order (they have no "
+        "times) and Globo's negatives.",
         "Lost = 1 - distinct slots / distinct ids. Each id field has a space of its own, of the size at which that "
         "share is expected over the whole stream; context fields are not hashed. Globo's article and the one before it "
         "share a space.",
@@ -62,7 +63,10 @@ class Collisions(Study):
 
     def sizes(self, quick: bool) -> Mapping[str, str]:
         rows = f"{_QUICK_ROWS:,} of each"
-        full = f"ml-100k 100,000; frappe train 202,027; globo the first {_CLICKS:,} clicks with {_NEGATIVES} negatives"
+        full = (
+            f"ml-100k 100,000; frappe {_FRAPPE_ROWS:,} of train's 202,027, drawn by seed; "
+            f"globo the first {_CLICKS:,} clicks with {_NEGATIVES} negatives each"
+        )
         return {
             "rows": rows if quick else full,
             "batch": str(_BATCH),
@@ -152,4 +156,4 @@ def _read(point: Point, data: Path, quick: bool) -> Labelled:
         return globo.read(data, _QUICK_ROWS // (1 + _NEGATIVES) if quick else _CLICKS, _NEGATIVES, point.seed)
     train = frappe.read(data, "train")
     order = np.random.default_rng(point.seed).permutation(len(train))
-    return train.take(order[:_QUICK_ROWS] if quick else order)
+    return train.take(order[: _QUICK_ROWS if quick else _FRAPPE_ROWS])
