@@ -26,9 +26,8 @@ def health_values(learners: Learners, now_ms: int) -> dict[str, Value]:
     for (learner, task), ratio in learners.calibration.ratios().items():
         values[f"calibration_{task}_{learner}"] = round(ratio, 4)
     values["sampled"] = learners.counters.sampled
-    if learners.online.towers is not None and math.isfinite(learners.online.towers.loss):
-        values["retrieval_loss"] = round(learners.online.towers.loss, 5)
-    return values | {name: round(value, 5) for name, value in learners.online.health.figures().items()}
+    figures = {**_retrieval_loss(learners), **learners.online.health.figures()}
+    return values | {name: round(value, 5) for name, value in figures.items()}
 
 
 def alarm_text(learners: Learners, now_ms: int) -> str:
@@ -71,15 +70,24 @@ def drift_metrics(alarms: Sequence[Alarm]) -> list[Metric]:
 
 
 def metrics(learners: Learners, settings: LearningSettings, now_ms: int) -> list[Metric]:
-    """`calibration` per task and learner; `learning_rate` of rows and network; `refused_share` of what was to be
-    learned since the start of the log; the sizes of `LearningHealth`."""
+    """`calibration` per task and learner; `learning_rate` of rows and network (and of the towers' rows); `refused_share`
+    of what was to be learned since the start of the log; `retrieval_loss` of towers; the sizes of `LearningHealth`."""
     found = [
         Metric(process=_PROCESS, name="calibration", ts=now_ms, value=ratio, labels={"task": task, "learner": learner})
         for (learner, task), ratio in learners.calibration.ratios().items()
     ]
-    for part, rate in (("rows", settings.sparse_learning_rate), ("network", settings.model.dense_learning_rate)):
+    rates = {"rows": settings.sparse_learning_rate, "network": settings.model.dense_learning_rate}
+    if learners.online.towers is not None:
+        rates["towers"] = settings.retrieval.learning_rate
+    for part, rate in rates.items():
         found.append(Metric(process=_PROCESS, name="learning_rate", ts=now_ms, value=rate, labels={"part": part}))
     counters = learners.counters
     share = counters.refused / max(counters.learned + counters.refused, 1)
-    figures = {"refused_share": share, **learners.online.health.figures()}
+    figures = {"refused_share": share, **_retrieval_loss(learners), **learners.online.health.figures()}
     return found + [Metric(process=_PROCESS, name=name, ts=now_ms, value=value) for name, value in figures.items()]
+
+
+def _retrieval_loss(learners: Learners) -> dict[str, float]:
+    """Of the towers, where there are some and they have learned."""
+    towers = learners.online.towers
+    return {} if towers is None or math.isnan(towers.loss) else {"retrieval_loss": towers.loss}

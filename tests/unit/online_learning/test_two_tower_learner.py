@@ -8,6 +8,7 @@ from online_learning.learners import Learners
 from online_learning.models.fields import FieldEncoder, Side
 from online_learning.models.retriever import new_retriever, of_retrieval
 from online_learning.models.scorers.two_tower import tower_side
+from online_learning.reporting import health_values, metrics
 from online_learning.sampling.candidates import Candidates
 from online_learning.sampling.item_stream import ItemStream
 from online_learning.settings import FieldSettings, LearningSettings, ModelSettings, RetrievalSettings
@@ -144,3 +145,14 @@ def test_a_batch_whose_loss_is_not_finite_moves_nothing():
     assert table.digest() == digest
     assert learner.optimizer_state() == state
     assert learner.loss == pytest.approx(np.log(2), abs=0.1)
+
+
+def test_what_the_towers_lose_is_said_where_there_are_towers():
+    these, plain = world.learners(with_towers()), world.learners()
+    assert "retrieval_loss" not in health_values(these, 0)
+    for one in (these, plain):
+        world.learn(one, world.example(0, 0, 1.0))
+    assert health_values(these, 0)["retrieval_loss"] > 0
+    assert "retrieval_loss" not in health_values(plain, 0)
+    told = {(metric.name, metric.labels.get("part", "")) for metric in metrics(these, with_towers(), 0)}
+    assert {("retrieval_loss", ""), ("learning_rate", "towers")} <= told
