@@ -70,7 +70,7 @@ def drift_metrics(alarms: Sequence[Alarm]) -> list[Metric]:
 
 
 def metrics(learners: Learners, settings: LearningSettings, now_ms: int) -> list[Metric]:
-    """`calibration` per task and learner; `learning_rate` of rows and network (and of the towers' rows); `refused_share`
+    """`calibration` per task and learner; `learning_rate` of rows and network, and of the towers' rows; `refused_share`
     of what was to be learned since the start of the log; `retrieval_loss` of towers; the sizes of `LearningHealth`."""
     found = [
         Metric(process=_PROCESS, name="calibration", ts=now_ms, value=ratio, labels={"task": task, "learner": learner})
