@@ -61,6 +61,9 @@ from online_learning.table.workers import Workers
 # Of the index's load: a doubling begins at 0.75, and its memory should be there by then.
 DOUBLING_NEAR = 0.65
 
+# Segments made at once from which on their memory is taken before, in huge pages.
+MANY_SPLITS = 64
+
 # Keys in a call from which on sharing them among threads saves more than it costs.
 SHARED_FROM = 1 << 13
 
@@ -200,8 +203,8 @@ class Directory:
         The outcome does not depend on `workers`, which share long batches.
         """
         slots = np.empty(len(keys), np.int64)
-        created: list[NDArray[np.int64]] = []
-        start = 0
+        created = np.empty(len(keys), np.int64)
+        start = made_so_far = 0
         while start < len(keys):
             chunk = min(CHUNK, (SEGMENT << int(self.index_state[LEVEL])) // 16)
             shared = workers is not None and workers.threads > 1 and min(chunk, len(keys) - start) >= SHARED_FROM
@@ -212,9 +215,10 @@ class Directory:
                 made = self._upsert_shared(*part, slots[start:end], workers)
             else:
                 made = self._upsert_serial(*part, slots[start:end])
-            created.append(made + start)
+            np.add(made, start, out=created[made_so_far : made_so_far + len(made)])
+            made_so_far += len(made)
             start = end
-        return slots, created[0] if len(created) == 1 else np.concatenate([np.empty(0, np.int64), *created])
+        return slots, created[:made_so_far]
 
     def _upsert_serial(
         self,
@@ -284,8 +288,8 @@ class Directory:
         workers.run(write_range, made, self.numbers, *marks, keys, spaces, now_s, version, slots, words, created)
         note_repeated(*marks, slots, repeated[:again], now_s)
         self._grow(workers)
-        absent = np.flatnonzero(slots == -1)
-        if len(absent):
+        if slots.min() < 0:
+            absent = np.flatnonzero(slots == -1)
             slots_of_absent = np.empty(len(absent), np.int64)
             more = self._upsert_serial(keys[absent], spaces[absent], now_s, version, admission, slots_of_absent)
             slots[absent] = slots_of_absent
@@ -311,6 +315,9 @@ class Directory:
         while state[USED] > state[DUE]:
             count = splits_due(state, len(self.entries))
             level, split = int(state[LEVEL]), int(state[SPLIT])
+            if count >= MANY_SPLITS:
+                first = ((1 << level) + split) * SEGMENT_LINES * LINE_WORDS
+                populate_shared(self.entries, first, first + count * SEGMENT_LINES * LINE_WORDS, workers)
             workers.run(split_range, count, self.entries, self.numbers, level, split, piece=16)
             splits_done(state, count)
 

@@ -105,12 +105,18 @@ class Eviction:
         self._next = self._turn = 0
 
     def expired(self, directory: Directory, now_s: int, slots: int) -> NDArray[np.int64]:
-        """The next expired rows, at most AT_ONCE, among the next `slots` slots."""
+        """Slots i64, ascending, of the next expired rows among the next `slots` slots; at most AT_ONCE."""
         out = np.empty(min(AT_ONCE, len(directory)), np.int64)
-        begin = self._next if self._next < directory.slots_used else 0
-        end = min(directory.slots_used, begin + slots)
-        found, self._next = expired(directory.headers, directory.flags, begin, end, now_s, self._ttl, out)
-        return out[:found]
+        used, found = directory.slots_used, 0
+        left = min(slots, used)
+        # Round the end: a table of no more slots than that is searched whole.
+        while left > 0 and found < len(out):
+            begin = self._next if self._next < used else 0
+            end = min(used, begin + left)
+            more, self._next = expired(directory.headers, directory.flags, begin, end, now_s, self._ttl, out[found:])
+            found += more
+            left -= max(1, self._next - begin)
+        return np.sort(out[:found])
 
     def least(self, directory: Directory, wanted: int) -> NDArray[np.int64]:
         """Up to `wanted` slots i64, ascending, that the policy lets go first; protected rows never.

@@ -87,6 +87,7 @@ class Ahead:
 
     SMALLEST = 1 << 16
     SHARE = 8
+    AT_ONCE = 1 << 14
 
     def __init__(self) -> None:
         self._arrays: list[tuple[NDArray[Any], int]] = []
@@ -102,6 +103,14 @@ class Ahead:
     def prepared(self, rows: int) -> None:
         """So many rows have their memory already."""
         self._rows = max(self._rows, rows)
+
+    def fill(self, rows: int, new: int, workers: Workers) -> None:
+        """Have the memory of the table's first `rows` rows now, if `new` of them came at once: a thread of its own
+        cannot keep up with that, and small pages would cost twice as much as all else about a new row."""
+        if new >= self.AT_ONCE and rows > self._rows:
+            for array, per_row in self._arrays:
+                populate_shared(array, self._rows * per_row, rows * per_row, workers)
+            self._rows = rows
 
     def reached(self, rows: int) -> None:
         """The table now uses `rows` rows; returns at once."""

@@ -171,21 +171,23 @@ class Table:
             initial = as_floats(initial, (len(keys), self.dim), "initial")
         now_s = now_ms // 1000
         slots, created = self._directory.upsert(keys, spaces, now_s, version, self._admission(), self._workers)
-        refused = np.flatnonzero(slots == REFUSED_SLOT)
-        if len(refused):
+        if len(slots) and slots.min() == REFUSED_SLOT:
+            refused = np.flatnonzero(slots == REFUSED_SLOT)
             more = self._insert_refused(refused, keys, spaces, slots, now_s, version)
             created = np.concatenate([created, more])
         if len(created):
+            new_slots, new_keys = (slots, keys) if len(created) == len(keys) else (slots[created], keys[created])
+            self._ahead.fill(self._directory.slots_used, len(created), self._workers)
             self._rows.initialise(
                 self.settings.initializer,
                 self.optimizer.initial_state,
                 self.seed,
-                slots[created],
-                keys[created],
+                new_slots,
+                new_keys,
                 None if initial is None else initial[created],
                 self._workers,
             )
-            self._tombstones.revive(keys[created])
+            self._tombstones.revive(new_keys)
             self._ahead.reached(self._directory.slots_used)
             self._directory.keep_index_ahead(self._ahead)
         return slots

@@ -220,7 +220,9 @@ def write_range(  # type: ignore[no-untyped-def]
     numbers, headers, flags, blocks, keys, spaces, now_s, version, slots, words, created, begin, end
 ):
     """Step 4 for created[begin:end]."""
+    last = end - 1
     for j in range(begin, end):
+        prefetch_far(numbers, number_place(words[created[min(j + AHEAD, last)]]))
         i = created[j]
         numbers[number_place(words[i])] = np.uint32(slots[i] + 1)
         write_header(headers, flags, blocks, slots[i], keys[i], version, now_s, spaces[i])

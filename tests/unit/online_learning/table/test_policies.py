@@ -254,3 +254,33 @@ def test_a_row_that_comes_back_starts_anew() -> None:
     again = insert(table, keys_of(1), version=4)
     assert np.array_equal(table.gather(again), first)
     assert table.changed_since(0).tombstones.tolist() == []
+
+
+def test_a_large_table_is_evicted_in_slices_until_nothing_expired_is_left() -> None:
+    rule = TableSettings(dim=1, eviction=EvictionSettings(policy=EvictionPolicy.TTL, ttl_s=10))
+    table = Table(rule)
+    keys = np.arange(1, 30_001, dtype=np.uint64)
+    table.find_or_insert(keys, np.zeros(len(keys), np.uint16), 0, 1)
+    kept = keys[::3]
+    table.find_or_insert(kept, np.zeros(len(kept), np.uint16), 9_000, 2)
+    gone = [table.evict(15_000, 3, slots=4_096) for _ in range(8)]
+    assert max(gone) <= 4_096
+    assert sum(gone) == 20_000
+    assert (table.find(kept) >= 0).all()
+
+
+@pytest.mark.parametrize("policy", [EvictionPolicy.LRU, EvictionPolicy.LFU])
+def test_what_a_table_beyond_a_sample_lets_go_is_among_its_least(policy: EvictionPolicy) -> None:
+    rows = 200_000
+    rule = TableSettings(dim=1, max_rows=rows, full=FullPolicy.EVICT, eviction=EvictionSettings(policy=policy))
+    table = Table(rule)
+    keys = np.random.default_rng(1).permutation(np.arange(1, rows + 1, dtype=np.uint64))
+    for part in np.array_split(keys, 20):
+        table.find_or_insert(part, np.zeros(len(part), np.uint16), 0, 1)
+    # The upper half is seen again.
+    again = keys[keys > rows // 2]
+    table.find_or_insert(again, np.zeros(len(again), np.uint16), 1_000_000, 2)
+    fresh = np.arange(rows + 1, rows + 20_001, dtype=np.uint64)
+    assert (table.find_or_insert(fresh, np.zeros(len(fresh), np.uint16), 2_000_000, 3) >= 0).all()
+    assert len(table) <= rows
+    assert (table.find(again) >= 0).all()
