@@ -224,9 +224,13 @@ def main() -> int:
             ours = timed(driver, folder / "worker.log", health, joined, total, 300.0)
             report.add("one worker", ours.rate, "events/s", at_least=15_000, note="exactly once, all outputs")
             report.add("one worker, CPU", ours.cpu_us, "us/event", note="the broker apart")
+            held = int(ours.values.get("join_held", 0))
+            cached_mb = float(ours.values.get("join_cached_bytes", 0)) / 2**20
             disk_mb = float(ours.values.get("join_disk_bytes", 0)) / 2**20
+            bound_mb = MEMORY_MB / 2 * stack.settings.kafka.partitions
             report.add("one worker, memory", ours.memory_bytes / 2**20, "MiB", note="the most, all of the process")
-            report.add("join state on disk", disk_mb, "MiB", note=f"{ours.values.get('join_held', 0)} impressions held")
+            report.add("join state in memory", cached_mb, "MiB", at_most=bound_mb, note="both partitions'")
+            report.add("join state on disk", disk_mb, "MiB", note=f"compressed; {held} impressions held")
             if options.extra.get("peers") != "no":
                 peers(report, folder, broker, total, ours.rate, quix)
     return report.finish()
