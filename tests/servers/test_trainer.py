@@ -12,11 +12,11 @@ from online_learning.checkpoint.store import CheckpointStore
 from online_learning.models.registry import new_scorer
 from online_learning.settings import FieldSettings
 from online_learning.state import dense_parameters, log_position, meta_of
-from online_learning.updates.log_writer import Fenced
 from streams import kafka
 from streams.admin import admin, ensure_topics
 from streams.records import FrameKind, Metric, Validation
 from streams.settings import KafkaSettings
+from streams.takeover import Superseded
 from streams.topics import CATALOGUE, DEAD_LETTERS, EXAMPLES, METRICS, UPDATES, USERS
 from tests.stacks import RunningStack, wait_until
 from tests.stream_logs import read_list
@@ -138,7 +138,7 @@ def test_another_models_checkpoint_is_refused_in_words(
 
 def test_of_two_trainers_the_older_one_stops(settings: KafkaSettings, producer: kafka.Producer, tmp_path: Path):
     older, newer = learning_settings(settings, tmp_path / "a"), learning_settings(settings, tmp_path / "b")
-    with pytest.raises(Fenced), trainer_in_thread(older), trainer_in_thread(newer) as health:
+    with pytest.raises(Superseded), trainer_in_thread(older), trainer_in_thread(newer) as health:
         sent = send_requests(producer, 0, 20)
         wait_until(lambda: health.values["learned"] == sent, 60, "the newer one learns")
 
