@@ -66,7 +66,7 @@ impressions = st.builds(
 def plain(of: Impression, k: int, **more: Any) -> Example:
     """The example of one item, made field by field."""
     one = of.items[k]
-    fields = {
+    fields: dict[str, Any] = {
         "v": SCHEMA_VERSION,
         "example_id": f"{of.request_id}/{one.position}",
         "revision": 0,
