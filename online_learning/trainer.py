@@ -18,6 +18,7 @@ from online_learning.keeper import Keeper
 from online_learning.learners import Learners
 from online_learning.reporting import drift_metrics, drift_text, health_values, metrics
 from online_learning.settings import LearningSettings
+from online_learning.table.eviction import AT_ONCE
 from online_learning.table.settings import EvictionPolicy
 from online_learning.updates.publisher import Publisher
 from online_learning.updates.takeover import successor_obeyed
@@ -122,8 +123,9 @@ class Trainer:
     def _evict(self) -> None:
         rows, now = self._settings.rows, time.monotonic()
         if rows.eviction is not EvictionPolicy.NONE and now >= self._evict_due:
-            self._evict_due = now + rows.evict_interval_s
-            self._learners.online.table.evict(_now_ms(), self.publisher.version)
+            gone = self._learners.online.table.evict(_now_ms(), self.publisher.version)
+            # A call does not take long, so it may leave some: they go at the next turn.
+            self._evict_due = now if gone >= AT_ONCE else now + rows.evict_interval_s
 
     # --- publishing and keeping ------------------------------------------------------------------------------------
 

@@ -27,11 +27,11 @@ NEVER = np.uint32(0xFFFFFFFF)
 
 SCAN = 1 << 18
 """Slots that one search for expired rows looks at: some 2 ms."""
-AT_ONCE = 1 << 16
-"""Rows that go at one time: some 10 ms with their tombstones."""
+AT_ONCE = 1 << 14
+"""Rows that go at one time: some 5 ms with their tombstones."""
 SAMPLE_BLOCKS = 1 << 10
 """Blocks of 64 slots that are looked at for the least."""
-OF_SAMPLE = 8
+LEAST_AT_ONCE = SAMPLE_BLOCKS * SLOTS_PER_BLOCK // 8
 """At most one eighth of a sample goes: what is taken is then among the least of the table, too."""
 
 
@@ -127,7 +127,7 @@ class Eviction:
         blocks, stride = every, 1
         if every > SAMPLE_BLOCKS:
             blocks, stride = SAMPLE_BLOCKS, every // SAMPLE_BLOCKS
-            wanted = min(wanted, SAMPLE_BLOCKS * SLOTS_PER_BLOCK // OF_SAMPLE)
+            wanted = min(wanted, LEAST_AT_ONCE)
         size = blocks * SLOTS_PER_BLOCK
         slots, ranks = np.empty(size, np.int64), np.empty(size, np.uint64)
         where = (directory.headers, directory.flags, directory.slots_used, self._turn, stride, blocks)

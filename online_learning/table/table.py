@@ -25,7 +25,7 @@ from online_learning.table.arguments import (
 from online_learning.table.buffers import Buffers
 from online_learning.table.digest import Encoding, digest_rows
 from online_learning.table.directory import Directory
-from online_learning.table.eviction import AT_ONCE, SCAN, Eviction
+from online_learning.table.eviction import AT_ONCE, LEAST_AT_ONCE, SCAN, Eviction
 from online_learning.table.export import Export, TableFull
 from online_learning.table.headers import (
     HEADER_WORDS,
@@ -261,7 +261,7 @@ class Table:
     def evict(self, now_ms: int, version: int, slots: int = SCAN) -> int:
         """Remove some of what the eviction policy lets go: expired rows, then rows above `max_rows`; how many.
 
-        A call looks for expired rows among the next `slots` slots and removes at most 65,536 rows, so that learning
+        A call looks for expired rows among the next `slots` slots and removes at most 16,384 rows, so that learning
         does not wait long; calls in a row come round the whole table.
         """
         policy, now_s = self.settings.eviction.policy, now_ms // 1000
@@ -434,7 +434,7 @@ class Table:
         if full is FullPolicy.EVICT:
             there = slots[slots >= 0]
             self._directory.flags[there] |= PROTECTED
-            share = min(AT_ONCE, round(self.settings.eviction.fraction * self.settings.max_rows))
+            share = min(LEAST_AT_ONCE, round(self.settings.eviction.fraction * self.settings.max_rows))
             wanted = max(len(np.unique(keys[refused])), share)
             self._evict_least(wanted, now_s, version)
             self._directory.flags[there] &= 0xFF ^ PROTECTED

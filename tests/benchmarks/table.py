@@ -14,11 +14,19 @@ import time
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from online_learning.table.settings import OptimizerKind, OptimizerSettings, TableSettings
+from online_learning.table.settings import (
+    EvictionPolicy,
+    EvictionSettings,
+    FullPolicy,
+    OptimizerKind,
+    OptimizerSettings,
+    TableSettings,
+)
 from online_learning.table.table import Table
 from tests.benchmarks.report import Options, Report, parse, seconds
 
@@ -47,6 +55,16 @@ def warm_up() -> None:
     table.lookup(keys)
     table.gather(slots)
     table.apply_gradients(slots, np.zeros((len(slots), DIM), np.float32), 0, 2)
+    for rule in (
+        TableSettings(dim=DIM, eviction=EvictionSettings(policy=EvictionPolicy.TTL, ttl_s=1)),
+        TableSettings(
+            dim=DIM, max_rows=1_000, full=FullPolicy.EVICT, eviction=EvictionSettings(policy=EvictionPolicy.LRU)
+        ),
+    ):
+        table = Table(rule)
+        fill(table, keys[:1_500], 100)
+        table.evict(10_000, 2)
+        fill(table, keys[:500], 100)
 
 
 def zipf_ranks(rng: np.random.Generator, rows: int, size: int) -> NDArray[np.int64]:
@@ -232,6 +250,39 @@ def measure_growth(report: Report, keys: Keys, start: int, batch: int) -> None:
     report.add("  the same as it stands", stats.overhead_bytes_per_row, "bytes", note=f"load {stats.load:.2f}")
 
 
+def measure_eviction(report: Report, keys: Keys, batch: int) -> None:
+    """The longest call while rows go: those expired of a whole table, and the least of a full one."""
+    ttl = msgspec.structs.replace(SETTINGS, eviction=EvictionSettings(policy=EvictionPolicy.TTL, ttl_s=10))
+    table = Table(ttl, SEED)
+    fill(table, keys, 200_000)
+    calls = []
+    while len(table):
+        begin, begin_cpu = time.perf_counter(), time.thread_time()
+        table.evict(20_000, 2)
+        calls.append((time.perf_counter() - begin, time.thread_time() - begin_cpu))
+    add_longest(report, f"longest of {len(calls)} calls that evict {len(keys):,} expired rows", calls)
+    del table
+    rows = len(keys) // 2
+    for policy in (EvictionPolicy.LRU, EvictionPolicy.LFU):
+        rule = EvictionSettings(policy=policy)
+        table = Table(msgspec.structs.replace(SETTINGS, max_rows=rows, full=FullPolicy.EVICT, eviction=rule), SEED)
+        fill(table, keys[:rows], 200_000)
+        calls = []
+        for start in range(rows, rows + rows // 4, batch):
+            part = keys[start : start + batch]
+            begin, begin_cpu = time.perf_counter(), time.thread_time()
+            table.find_or_insert(part, np.zeros(len(part), np.uint16), 1_000_000, 2)
+            calls.append((time.perf_counter() - begin, time.thread_time() - begin_cpu))
+        name = f"longest insertion of {batch:,} keys into a full table of {rows:,} rows, {policy.value}"
+        add_longest(report, name, calls)
+
+
+def add_longest(report: Report, name: str, calls: list[tuple[float, float]]) -> None:
+    """The longest of (wall s, CPU s) of calls."""
+    wall, cpu = (max(times) * 1e3 for times in zip(*calls, strict=True))
+    report.add(name, wall, "ms", at_most=20, note=f"{cpu:.1f} ms in CPU time")
+
+
 def torch_optimizer(kind: OptimizerKind, weight: torch.nn.Parameter) -> torch.optim.Optimizer:
     """The optimizer of torch that takes sparse gradients and does the same."""
     if kind is OptimizerKind.ADAGRAD:
@@ -319,6 +370,7 @@ def main() -> int:
     found = measure_lookups(report, table, keys[:rows], (small, large))
     measure_steps(report, keys[:rows], small)
     measure_growth(report, keys, most // 8, 1024)
+    measure_eviction(report, keys[:rows], 1024)
     measure_torchrec(report, options, rows, large, inserted, found[large])
     return report.finish()
 
