@@ -43,7 +43,7 @@ def chaos(
 
     if catalogue:
         for name, place in CATALOGUE.items():
-            out.print(f"{name:36} {place.kind.value:12} {place.what}", highlight=False)
+            out.print(f"{name:36} {place.kind.value:12} {place.what}", highlight=False, soft_wrap=True)
         return
     with reported(StackError, InstallError, BrokerAway):
         plan = shortest(seed) if quick else Plan(seed=seed)
