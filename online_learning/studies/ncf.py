@@ -30,7 +30,7 @@ def variants() -> dict[str, "Variant"]:
     """The settings of the towers, by name; chosen on what `LeaveOneOut.left_out_once_more` leaves out."""
     from online_learning.studies.leave_one_out import Variant
 
-    drawn = Variant(dim=64, epochs=5, rate=0.2, scale=0.1, decay=0.0, batch=512, drawn=256)
+    drawn = Variant(dim=64, epochs=3, rate=0.2, scale=0.1, decay=0.0, batch=512, drawn=256)
     return {ALL: Variant(dim=64, epochs=20, rate=0.3, scale=0.1), DRAWN: drawn, PLAIN: replace(drawn, log_q=False)}
 
 
