@@ -19,7 +19,7 @@ class Outage(msgspec.Struct):
     """One kill and what followed: `ends` are the ends of `examples` right after it; `next_frame_s` the time until a
     frame was applied that learned from an example behind them, `everywhere_s` until that held of every partition.
 
-    None: not yet, or `interrupted` by the next kill.
+    None: not yet, or `interrupted` by the next kill. `amid`: who had died before and was not back.
     """
 
     victims: tuple[str, ...]
@@ -30,6 +30,12 @@ class Outage(msgspec.Struct):
     next_frame_s: float | None = None
     everywhere_s: float | None = None
     interrupted: bool = False
+    amid: tuple[str, ...] = ()
+
+    @property
+    def who(self) -> str:
+        """Who died, and whether others were still away."""
+        return "+".join(self.victims) + (" amid another" if self.amid else "")
 
     def look(self, lineage: Lineage, now_s: float) -> None:
         """Takes note of a frame that readers can see."""
@@ -76,6 +82,8 @@ class Watch:
         with self._lock:
             for earlier in self._open:
                 earlier.interrupted = earlier.next_frame_s is None
+                if earlier.interrupted:
+                    outage.amid = (*earlier.amid, *earlier.victims)
             self._outages.append(outage)
             self._open = [outage]
         return outage

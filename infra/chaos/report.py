@@ -55,7 +55,7 @@ def recoveries(outages: list[Outage]) -> list[Recovery]:
     groups: dict[str, list[Outage]] = {}
     for outage in outages:
         if outage.next_frame_s is not None:
-            groups.setdefault("+".join(outage.victims), []).append(outage)
+            groups.setdefault(outage.who, []).append(outage)
     order = sorted(groups.items(), key=lambda group: (group[0].count("+"), group[0]))
     if order:
         order.append(("all", [outage for group in groups.values() for outage in group]))

@@ -1,11 +1,12 @@
 """A recovery ends with the first frame that holds what came after the kill, and with no earlier one."""
 
 from collections import Counter
+from pathlib import Path
 
 from infra.chaos import report
 from infra.chaos.compare import Check
 from infra.chaos.plan import Plan
-from infra.chaos.recovery import Outage
+from infra.chaos.recovery import Outage, Watch
 from serving.shared.head import Lineage
 
 
@@ -35,6 +36,16 @@ def test_the_next_frame_and_every_partition_are_told_apart() -> None:
     assert (one.next_frame_s, one.everywhere_s) == (4.0, None)
     one.look(frame({0: 11, 1: 30}), 106.0)
     assert (one.next_frame_s, one.everywhere_s) == (4.0, 6.0)
+
+
+def test_a_kill_amid_another_outage_is_told_apart(tmp_path: Path) -> None:
+    watch = Watch(tmp_path)
+    first = watch.killed(("kafka",), "kill -9", 1.0, 1_000, {0: 1})
+    second = watch.killed(("worker",), "kill -9", 2.0, 2_000, {0: 1})
+    assert (first.interrupted, second.amid, second.who) == (True, ("kafka",), "worker amid another")
+    second.next_frame_s = 5.0
+    third = watch.killed(("worker",), "kill -9", 9.0, 9_000, {0: 1})
+    assert (second.interrupted, third.amid, third.who) == (False, (), "worker")
 
 
 def made(outages: list[Outage], *checks: Check, errors: tuple[str, ...] = ()) -> report.Report:
