@@ -39,7 +39,7 @@ format: install  ## Format and sort imports
 	$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format --quiet .
 
 lock: install  ## Compile requirements.lock anew, with hashes and without addresses
-	$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --all-extras --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --extra dev --python-version 3.11 --generate-hashes \
 		--no-header --no-annotate --no-emit-index-url --output-file requirements.lock
 
 clean:  ## Stop the local stack and remove what was made here
