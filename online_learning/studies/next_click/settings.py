@@ -6,7 +6,7 @@ from online_learning.table.settings import InitializerSettings, OptimizerKind, O
 
 
 class NextClickSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """The defaults were chosen on 2017-10-09 and -10 of the Globo log.
+    """The defaults were tried on 2017-10-09 of the Globo log, and little tuned.
 
     `candidates`: articles that are ranked by the network; `next_kept`, `pairs_kept`, `top_kept`: bounds of the lists
     they come from. `learn_every`: of the clicks that follow another, each how manieth the network learns from (counts

@@ -34,7 +34,8 @@ class NextClick(ClickStudy):
         "Before each click that is not its user session's first is learned, all articles clicked by anyone in the 24 "
         "hours before, less those of the user session, are ranked: no sampled negatives, ties count against, an "
         "article that is not active is a miss.",
-        "Tuned on 2017-10-09 and -10 of the Globo log only.",
+        "Little was tuned, and on 2017-10-09 of the Globo log only; what is ranked by default, 2017-10-11 and -12, was "
+        "ranked once.",
         "Not used, as they would tell the future: `session_size`, the predicted click's `referrer_type`, and the time "
         "since the last click (a user session's last click is stamped exactly 30 s after the one before).",
         "Frozen: the state at the start of what is ranked. Daily: the state of the midnight before. `counts live`: "
