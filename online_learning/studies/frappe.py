@@ -80,7 +80,8 @@ class Frappe(Study):
         "learned. Passes: until valid AUC is not better than before. A seed sets the rows' order, their initial values "
         "and the network's. Settings were chosen on valid; test was measured once.",
         "User × app: no negative of this split, test's included, is of a user and an app that occur together in a "
-        "positive of train, so remembering pairs tells how negatives were drawn: not to be compared with other figures.",
+        "positive of train, so remembering pairs tells how negatives were drawn: not to be compared with other "
+        "figures.",
     )
 
     def sizes(self, quick: bool) -> Mapping[str, str]:
