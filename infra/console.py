@@ -13,7 +13,10 @@ from rich.console import Console
 from infra import settings as settings_module
 from infra.settings import Settings, SettingsError
 
-out = Console()
+# Nobody's terminal is narrow where there is none: tables are not cut for a file or a pipe.
+PIPE_COLUMNS = 160
+
+out = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
 err = Console(stderr=True)
 
 Config = Annotated[Path | None, typer.Option("--config", help="The settings file (default: ./freshet.toml).")]

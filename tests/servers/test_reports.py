@@ -293,7 +293,7 @@ def test_the_command_prints_a_table_or_json(log: Log, world: World, tmp_path: An
     assert msgspec.json.decode(done.stdout)["arms"][0]["clicks"] == world.sums("a").y
     both = run(app, ["--config", str(config), "--json"])
     assert [report["experiment"] for report in msgspec.json.decode(both.stdout)] == ["skewed", "two"]
-    shown = run(app, ["two", "--config", str(config)], env={"COLUMNS": "200"})
+    shown = run(app, ["two", "--config", str(config)])
     assert "popularity" in shown.stdout and "sample ratio p" in shown.stdout
     for wrong, message in [
         (["nobody"], "known: skewed, two"),
