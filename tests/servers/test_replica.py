@@ -24,6 +24,7 @@ from streams.kafka import producer
 from streams.records import FeatureRow, Item
 from streams.topics import EXPERIMENTS, FEATURES, ITEMS
 from tests.stacks import RunningStack, wait_until
+from tests.threads import in_thread
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 
@@ -34,23 +35,8 @@ WAIT_S = 60.0
 @contextmanager
 def running(settings: ServingSettings) -> Iterator[Health]:
     """A replica in a thread, ready; an error of its own fails the test."""
-    stop, health, errors = threading.Event(), Health(None), []
-
-    def work() -> None:
-        try:
-            run(settings, stop, health)
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        wait_until(lambda: health.values or errors, WAIT_S, "the replica is ready")
+    with in_thread(run, settings, lambda health: bool(health.values)) as health:
         yield health
-    finally:
-        stop.set()
-        thread.join(30)
-    assert not errors, errors[0]
 
 
 @pytest.fixture
