@@ -14,7 +14,7 @@ from infra import settings as settings_module
 from infra.settings import Settings, SettingsError
 
 # Nobody's terminal is narrow where there is none: tables are not cut for a file or a pipe.
-PIPE_COLUMNS = 160
+PIPE_COLUMNS = 140
 
 out = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
 err = Console(stderr=True)

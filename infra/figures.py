@@ -14,8 +14,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import msgspec
-from rich.console import Console
 from rich.table import Table as Grid
+
+from infra.console import out
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -125,28 +126,27 @@ class Report:
 
     def finish(self) -> int:
         """Print the table, write the JSON where one was asked for; 1 where a bar was missed, else 0."""
-        console = Console(width=None if sys.stdout.isatty() else 140)
         place = self.machine
-        console.print(f"[bold]{self.title}[/]{' (quick: sizes too small to judge)' if self.options.quick else ''}")
-        console.print(
+        out.print(f"[bold]{self.title}[/]{' (quick: sizes too small to judge)' if self.options.quick else ''}")
+        out.print(
             f"{place.cpu}, {place.cores} cores, {place.memory_bytes / 2**30:.0f} GiB, {place.system}, "
             f"Python {place.python}, load {place.load} at the start",
             highlight=False,
         )
         for label, values in (("packages", place.packages), ("sizes", self.sizes)):
             if values:
-                console.print(f"{label}: " + ", ".join(f"{k} {v}" for k, v in values.items()), highlight=False)
+                out.print(f"{label}: " + ", ".join(f"{k} {v}" for k, v in values.items()), highlight=False)
         if self.seeds:
-            console.print(f"seeds: {', '.join(map(str, self.seeds))}", highlight=False)
+            out.print(f"seeds: {', '.join(map(str, self.seeds))}", highlight=False)
         grid = Grid()
         for heading in ("figure", "value", "unit", "asked", "met", "note"):
             grid.add_column(heading, justify="right" if heading == "value" else "left")
         for figure in self.figures:
             met = "" if figure.met is None else "yes" if figure.met else "NO"
             grid.add_row(figure.name, _number(figure.value), figure.unit, figure.asked, met, figure.note)
-        console.print(grid)
+        out.print(grid)
         for text in self.notes:
-            console.print(text, highlight=False)
+            out.print(text, highlight=False)
         if self.options.json is not None:
             content = {
                 "title": self.title,
