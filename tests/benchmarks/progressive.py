@@ -6,19 +6,13 @@ Every rating of ml-100k in time order becomes an organic example, with the user 
 predicts a batch before any learns it.
 """
 
-import argparse
-import json
-import os
-import platform
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator
-from pathlib import Path
 from typing import get_args
 
 import msgspec
 import numpy as np
-import torch
 
 from online_learning.baselines import baselines
 from online_learning.batches import Batcher
@@ -28,9 +22,9 @@ from online_learning.progressive import auc, logit_bins
 from online_learning.settings import LearningSettings, ModelName, ModelSettings
 from online_learning.table.version import pack_version
 from streams.datasets.dataset import Dataset
-from streams.datasets.movielens import open_ml_100k
 from streams.records import SCHEMA_VERSION, Example, Label, LabelState, UsedFeatures
 from streams.settings import TaskSettings
+from tests.benchmarks.ratings import Figures, options, over_seeds
 
 TASKS = (TaskSettings(name="click", shown_is_negative=True), TaskSettings(name="rating"))
 
@@ -146,30 +140,16 @@ def _log_loss(p: np.ndarray, y: np.ndarray) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the first 20,000 ratings only")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--seeds", type=int, default=1)
+    parser = options(__doc__)
     parser.add_argument("--model", choices=get_args(ModelName), default=ModelSettings().name)
-    arguments = parser.parse_args()
-    folder = os.environ.get("FRESHET_DATA")
-    if not folder:
-        raise SystemExit("FRESHET_DATA must name the folder of the data sets")
-    torch.set_num_threads(1)
-    dataset = open_ml_100k(Path(folder))
-    limit = 20_000 if arguments.quick else dataset.rows
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}")
-    print(f"{arguments.model}; ml-100k, {limit} ratings in time order, batches of {arguments.batch}")
-    results = []
-    for seed in range(arguments.seeds):
-        settings = LearningSettings(tasks=TASKS, model=ModelSettings(name=arguments.model))
+    chosen = parser.parse_args()
+
+    def of_seed(dataset: Dataset, rows: int, seed: int) -> Figures:
+        settings = LearningSettings(tasks=TASKS, model=ModelSettings(name=chosen.model))
         settings = msgspec.structs.replace(settings, trainer=msgspec.structs.replace(settings.trainer, seed=seed))
-        results.append(measure(dataset, settings, arguments.batch, limit))
-        for name, figures in results[-1].items():
-            print(f"seed {seed} {name:11s}", "  ".join(f"{key} {value:.4f}" for key, value in figures.items()))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1))
+        return measure(dataset, settings, chosen.batch, rows)
+
+    over_seeds(chosen, of_seed, chosen.model, width=11)
 
 
 if __name__ == "__main__":

@@ -7,16 +7,10 @@ each of its clicks is looked for among all items of the catalogue but those that
 the same examples in the same batches; popularity (clicks so far) is measured beside them.
 """
 
-import argparse
-import json
-import os
-import platform
 import time
 from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
-import torch
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
@@ -27,9 +21,9 @@ from online_learning.models.retriever import new_retriever
 from online_learning.settings import LearningSettings, NegativesSettings, RetrievalSettings
 from online_learning.table.version import pack_version
 from streams.datasets.dataset import Dataset
-from streams.datasets.movielens import open_ml_100k
 from streams.records import Example, Label, LabelState
 from tests.benchmarks.progressive import TASKS, organic_examples
+from tests.benchmarks.ratings import options, over_seeds
 
 KS = (10, 100)
 
@@ -124,29 +118,13 @@ def measure(dataset: Dataset, limit: int, batch: int, seed: int) -> dict[str, di
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the first 20,000 ratings only")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--seeds", type=int, default=1)
-    arguments = parser.parse_args()
-    folder = os.environ.get("FRESHET_DATA")
-    if not folder:
-        raise SystemExit("FRESHET_DATA must name the folder of the data sets")
-    torch.set_num_threads(1)
-    dataset = open_ml_100k(Path(folder))
-    limit = 20_000 if arguments.quick else dataset.rows
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}")
-    print(f"ml-100k, {limit} ratings in time order, batches of {arguments.batch}, {len(list(dataset.items()))} items")
-    results = []
-    for seed in range(arguments.seeds):
-        results.append(measure(dataset, limit, arguments.batch, seed))
-        for name, figures in results[-1].items():
-            print(
-                f"seed {seed} {name:22s}", "  ".join(f"{key} {value:.4f}" for key, value in figures.items()), flush=True
-            )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1))
+    chosen = options(__doc__).parse_args()
+    over_seeds(
+        chosen,
+        lambda dataset, rows, seed: measure(dataset, rows, chosen.batch, seed),
+        "what the next rating is of",
+        width=22,
+    )
 
 
 if __name__ == "__main__":
