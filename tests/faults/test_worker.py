@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -147,6 +149,19 @@ class Worker:
         self.process.wait(30)
 
 
+@contextmanager
+def ended(workers: list[Worker]) -> Iterator[None]:
+    """Ends whatever workers the block has started; shows their logs where it failed."""
+    try:
+        yield
+    except BaseException:
+        print(*(worker.log.read_text()[-3_000:] for worker in workers), sep="\n---\n")
+        raise
+    finally:
+        for worker in workers:
+            worker.end(signal.SIGKILL)
+
+
 class Load:
     """Requests and actions, all the time while the block runs; `sent` counts the requests that Kafka acknowledged."""
 
@@ -205,7 +220,7 @@ def test_workers_that_come_and_go_under_load_lose_and_double_nothing(tmp_path: P
             )
             assert [one.partitions() for one in sharing] == [3, 3]
 
-        try:
+        with ended(workers):
             with Load(stack, 9) as load:
                 one = start("one")
                 wait_until(lambda: one.partitions() == 6, 90, "the first worker owns everything")
@@ -219,12 +234,6 @@ def test_workers_that_come_and_go_under_load_lose_and_double_nothing(tmp_path: P
                 wait_until(lambda: three.partitions() == 6, 90, "the last owns everything")
                 load.wait_more(100)
             check(stack)
-        except BaseException:
-            print(*(worker.log.read_text()[-3_000:] for worker in workers), sep="\n---\n")
-            raise
-        finally:
-            for worker in workers:
-                worker.end(signal.SIGKILL)
 
 
 def damage(folder: Path, how: str, old: Path) -> None:
@@ -266,7 +275,7 @@ def test_the_state_is_right_whatever_became_of_its_copy_on_disk(tmp_path: Path) 
     workers: list[Worker] = []
     with running_stack(tmp_path / "stack", "kafka", config=config) as stack:
         folder, old = Path(stack.settings.streams.state_dir) / "state-one", tmp_path / "old"
-        try:
+        with ended(workers):
             read = {}
             with Load(stack, 21) as load:
                 for how in ("first", "ahead", "behind", "corrupt", "deleted", "old", "other history", "intact"):
@@ -286,12 +295,6 @@ def test_the_state_is_right_whatever_became_of_its_copy_on_disk(tmp_path: Path) 
                 workers.append(worker)
                 wait_until(lambda: worker.partitions() == 6, 90, "the worker owns everything")
             check(stack)
-        except BaseException:
-            print(*(worker.log.read_text()[-3_000:] for worker in workers), sep="\n---\n")
-            raise
-        finally:
-            for worker in workers:
-                worker.end(signal.SIGKILL)
     # A copy that can be trusted is brought up to date by the tail; all else is read from the changelog's beginning.
     whole = [read[how] for how in ("ahead", "corrupt", "deleted", "old", "other history")]
     assert min(whole) > 500
