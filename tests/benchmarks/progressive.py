@@ -1,11 +1,12 @@
 """Progressive AUC and log loss of the online model and its baselines on real logs, without Kafka.
 
-    python -m tests.benchmarks.progressive [--quick] [--json FILE] [--batch N] [--model NAME]
+    python -m tests.benchmarks.progressive [--quick] [--json FILE] [--seeds N] [--model NAME] [--rate R]
 
 Every rating of ml-100k in time order becomes an organic example, with the user features as of just before; each learner
 predicts a batch before any learns it.
 """
 
+import sys
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator
@@ -19,12 +20,12 @@ from online_learning.batches import Batcher
 from online_learning.learner import OnlineLearner
 from online_learning.models.fields import FieldEncoder
 from online_learning.progressive import auc, logit_bins
-from online_learning.settings import LearningSettings, ModelName, ModelSettings
+from online_learning.settings import LearningSettings, ModelName
 from online_learning.table.version import pack_version
 from streams.datasets.dataset import Dataset
 from streams.records import SCHEMA_VERSION, Example, Label, LabelState, UsedFeatures
 from streams.settings import TaskSettings
-from tests.benchmarks.ratings import Figures, options, over_seeds
+from tests.benchmarks.ratings import BATCH, Figures, options, over_seeds
 
 TASKS = (TaskSettings(name="click", shown_is_negative=True), TaskSettings(name="rating"))
 
@@ -139,18 +140,28 @@ def _log_loss(p: np.ndarray, y: np.ndarray) -> float:
     return float(-(y * np.log(p) + (1 - y) * np.log(1 - p)).mean())
 
 
-def main() -> None:
-    parser = options(__doc__)
-    parser.add_argument("--model", choices=get_args(ModelName), default=ModelSettings().name)
-    chosen = parser.parse_args()
+def main() -> int:
+    """Run it."""
+    base = LearningSettings(tasks=TASKS)
+    chosen = options(
+        __doc__,
+        {
+            "model": f"of {', '.join(get_args(ModelName))}; {base.model.name}",
+            "rate": f"learning rate of the rows, {base.sparse_learning_rate}",
+        },
+    )
+    text = {
+        "model": {"name": chosen.extra.get("model", base.model.name)},
+        "sparse_learning_rate": float(chosen.extra.get("rate", base.sparse_learning_rate)),
+    }
+    base = msgspec.structs.replace(msgspec.convert(text, LearningSettings), tasks=TASKS)
 
     def of_seed(dataset: Dataset, rows: int, seed: int) -> Figures:
-        settings = LearningSettings(tasks=TASKS, model=ModelSettings(name=chosen.model))
-        settings = msgspec.structs.replace(settings, trainer=msgspec.structs.replace(settings.trainer, seed=seed))
-        return measure(dataset, settings, chosen.batch, rows)
+        settings = msgspec.structs.replace(base, trainer=msgspec.structs.replace(base.trainer, seed=seed))
+        return measure(dataset, settings, BATCH, rows)
 
-    over_seeds(chosen, of_seed, chosen.model, width=11)
+    return over_seeds(chosen, of_seed, f"{base.model.name}, rows learn at {base.sparse_learning_rate}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

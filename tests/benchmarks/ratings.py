@@ -1,53 +1,48 @@
-"""What the benchmarks over ml-100k share: their command line, the ratings, and a line of figures for each seed."""
+"""What the benchmarks over ml-100k share: their command line, the ratings, and figures over seeds."""
 
-import argparse
-import json
 import os
-import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 
+from online_learning.studies.intervals import t_interval
 from streams.datasets.dataset import Dataset
 from streams.datasets.movielens import open_ml_100k
+from tests.benchmarks.report import Options, Report, parse
 
 QUICK_ROWS = 20_000
+BATCH = 64
 
 Figures = dict[str, dict[str, float]]
 
 
-def options(description: str | None) -> argparse.ArgumentParser:
-    """`--quick`, `--json FILE`, `--batch N`, `--seeds N`; a benchmark adds its own."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--quick", action="store_true", help=f"the first {QUICK_ROWS:,} ratings only")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--seeds", type=int, default=1)
-    return parser
+def options(description: str | None, extra: Mapping[str, str] | None = None) -> Options:
+    """The common command line and `--seeds N`; a benchmark adds its own."""
+    return parse(description or "", extra={"seeds": "how many, 1", **(extra or {})})
 
 
-def over_seeds(
-    chosen: argparse.Namespace, measure: Callable[[Dataset, int, int], Figures], title: str, width: int
-) -> None:
-    """Prints the machine and, for each seed, the figures by name of measure(data set, rows, seed); keeps them all.
-
-    `width`: columns of the longest name.
-    """
+def over_seeds(chosen: Options, measure: Callable[[Dataset, int, int], Figures], title: str) -> int:
+    """Reports the mean over seeds of each figure of measure(data set, rows, seed), figures by name and metric."""
     folder = os.environ.get("FRESHET_DATA")
     if not folder:
         raise SystemExit("FRESHET_DATA must name the folder of the data sets")
     torch.set_num_threads(1)
     dataset = open_ml_100k(Path(folder))
     rows = QUICK_ROWS if chosen.quick else dataset.rows
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}")
+    seeds = range(int(chosen.extra.get("seeds", "1")))
     items = sum(1 for _ in dataset.items())
-    print(f"{title}; ml-100k, {rows} ratings in time order, batches of {chosen.batch}, {items} items")
-    results = []
-    for seed in range(chosen.seeds):
-        results.append(measure(dataset, rows, seed))
-        for name, figures in results[-1].items():
-            line = "  ".join(f"{key} {value:.4f}" for key, value in figures.items())
-            print(f"seed {seed} {name:{width}s}", line, flush=True)
-    if chosen.json:
-        chosen.json.write_text(json.dumps(results, indent=1))
+    report = Report(
+        title,
+        chosen,
+        packages=("torch", "numpy", "river"),
+        sizes={"ml-100k ratings in time order": rows, "batch": BATCH, "items": items},
+        seeds=tuple(seeds),
+    )
+    results = [measure(dataset, rows, seed) for seed in seeds]
+    for name, figures in results[0].items():
+        for metric in figures:
+            found = t_interval([one[name][metric] for one in results])
+            note = f"± {found.half:.4f} over seeds" if found.n > 1 else ""
+            report.add(f"{name}: {metric}", found.mean, "", note=note)
+    return report.finish()

@@ -7,6 +7,7 @@ each of its clicks is looked for among all items of the catalogue but those that
 the same examples in the same batches; popularity (clicks so far) is measured beside them.
 """
 
+import sys
 import time
 from collections import defaultdict
 
@@ -23,7 +24,7 @@ from online_learning.table.version import pack_version
 from streams.datasets.dataset import Dataset
 from streams.records import Example, Label, LabelState
 from tests.benchmarks.progressive import TASKS, organic_examples
-from tests.benchmarks.ratings import options, over_seeds
+from tests.benchmarks.ratings import BATCH, options, over_seeds
 
 KS = (10, 100)
 
@@ -117,15 +118,14 @@ def measure(dataset: Dataset, limit: int, batch: int, seed: int) -> dict[str, di
     return out
 
 
-def main() -> None:
-    chosen = options(__doc__).parse_args()
-    over_seeds(
-        chosen,
-        lambda dataset, rows, seed: measure(dataset, rows, chosen.batch, seed),
+def main() -> int:
+    """Run it."""
+    return over_seeds(
+        options(__doc__),
+        lambda dataset, rows, seed: measure(dataset, rows, BATCH, seed),
         "what the next rating is of",
-        width=22,
     )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
