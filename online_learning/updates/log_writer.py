@@ -7,7 +7,7 @@ every older writer's transaction and its right to begin another.
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import msgspec
@@ -67,7 +67,7 @@ class LogWriter:
             "allow_auto_create_topics": False,
         }
         self._raw: Any = retry(lambda: transactional_producer(config), f"producer {transactional_id}", wait_s)
-        self._work: queue.SimpleQueue[tuple[int, list[tuple[bytes, bytes]], Acknowledged] | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[tuple[int, Callable[[], Iterable[Frame]]] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Acknowledged] = queue.SimpleQueue()
         self._failure: BaseException | None = None
         self._submitted = 0
@@ -89,13 +89,15 @@ class LogWriter:
             except KafkaError as error:
                 raise _mapped(error) from error
 
-    def submit(self, frames: Sequence[Frame]) -> int:
-        """Queues a batch and returns its number; the caller bounds how many are under way."""
+    def submit(self, frames: Callable[[], Iterable[Frame]]) -> int:
+        """Queues a batch and returns its number; the caller bounds how many are under way.
+
+        `frames` is called in the writer's thread, and again where the broker makes it begin anew: frames may be made
+        as they are sent, and what waits for the broker at once is bounded by the producer's buffer.
+        """
         self.check()
-        encoded = [(stream_of(f.table, f.shard).encode(), UPDATES.codec.encode(f)) for f in frames]
-        streams = {stream_of(f.table, f.shard): position_of(f) for f in frames}
         self._submitted += 1
-        self._work.put((self._submitted, encoded, Acknowledged(self._submitted, streams, {}, 0.0)))
+        self._work.put((self._submitted, frames))
         return self._submitted
 
     def acknowledged(self) -> list[Acknowledged]:
@@ -129,27 +131,33 @@ class LogWriter:
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
-            number, encoded, acknowledged = work
+            number, frames = work
             begun_s = time.monotonic()
             try:
-                offsets = self._append(encoded)
+                streams, offsets = self._append(frames)
             except BaseException as error:
                 with self._changed:
                     self._failure = error
                     self._changed.notify_all()
                 return
             took_ms = (time.monotonic() - begun_s) * 1e3
-            self._done.put(msgspec.structs.replace(acknowledged, offsets=offsets, took_ms=took_ms))
+            self._done.put(Acknowledged(number, streams, offsets, took_ms))
             with self._changed:
                 self._finished = number
                 self._changed.notify_all()
 
-    def _append(self, encoded: list[tuple[bytes, bytes]]) -> dict[int, int]:
+    def _append(self, frames: Callable[[], Iterable[Frame]]) -> tuple[dict[str, StreamPosition], dict[int, int]]:
+        """Commits one transaction; returns the last position per stream and the next offset per partition."""
         while True:
+            streams: dict[str, StreamPosition] = {}
             self._raw.begin_transaction()
             hit("trainer.transaction-begun")
             try:
-                sent = [self._raw.send(UPDATES.name, key=key, value=value) for key, value in encoded]
+                sent = []
+                for frame in frames():
+                    stream = stream_of(frame.table, frame.shard)
+                    streams[stream] = position_of(frame)
+                    sent.append(self._raw.send(UPDATES.name, key=stream.encode(), value=UPDATES.codec.encode(frame)))
                 written = [future.get() for future in sent]
                 hit("trainer.frames-sent")
             except (ProducerFencedError, InvalidProducerEpochError):
@@ -164,7 +172,7 @@ class LogWriter:
             offsets: dict[int, int] = {}
             for record in written:
                 offsets[record.partition] = max(record.offset + 1, offsets.get(record.partition, 0))
-            return offsets
+            return streams, offsets
 
 
 def _mapped(error: BaseException) -> PublishFailed:

@@ -6,7 +6,7 @@ stays bounded and nothing is dropped.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -80,6 +80,11 @@ class Publisher:
         return pack_version(self._epoch, self._sequence[self._sparse] + 1)
 
     @property
+    def _sparse_version(self) -> int:
+        # Changes after the last frame's making carry a version above this one, and so stay touched.
+        return pack_version(self._epoch, self._sequence[self._sparse])
+
+    @property
     def sequences(self) -> dict[str, int]:
         """The last sequence given out per table (`trained_with` of a dense bundle)."""
         return {self._table: self._sequence.get(self._sparse, 0)}
@@ -137,33 +142,17 @@ class Publisher:
             # A position that nobody has reached: whoever reads the epoch's frame finds that frames are missing.
             unreached = StreamPosition(self._epoch - 1, MAX_SEQUENCE)
             restored = LogPosition({self._sparse: unreached, self._dense: unreached})
-        self._sequence = {self._sparse: 0, self._dense: 0}
         self._learned, self._partly = dict(learned), dict(partly or learned)
         table.republish(behind.keys, pack_version(self._epoch, 1))
         hit("trainer.repair-touched")
-        created_at = self.begun_at = self._now_ms()
-        frames: list[Frame] = []
-        for name in (self._table, DENSE):
-            at = restored.of(stream_of(name, self._shard))
-            frames.append(
-                epoch_frame(
-                    table=name,
-                    shard=self._shard,
-                    epoch=self._epoch,
-                    resumes_epoch=at.epoch,
-                    resumes=at.sequence,
-                    created_at=created_at,
-                    learned=self._learned,
-                    partly=self._partly,
-                )
-            )
-        keys = table.take_touched()
-        if len(keys):
-            frames += self._frames(table.export(keys), created_at, self._learned)
+        self.begun_at = self._now_ms()
         self._acknowledged = LogPosition(dict(restored.streams), behind.ends)
-        self._send_sparse(frames, table, keys)
-        if not self.flush(timeout_s):
+        keys = table.take_touched()
+        batch = self._writer.submit(lambda: self._beginning(restored, table, keys))
+        if not self._writer.wait(batch, timeout_s):
             raise PublishFailed(f"epoch {self._epoch} could not be published in {timeout_s:g} s")
+        self._in_flight = (batch, table, keys, self._sparse_version)
+        self.poll()
         return self._epoch
 
     def publish_sparse(self, table: Table, learned: Mapping[int, int], partly: Mapping[int, int] | None = None) -> bool:
@@ -176,7 +165,7 @@ class Publisher:
         self.poll()
         if self._in_flight is not None:
             return False
-        limit = max(1, self._max_batch_bytes // (10 + 4 * table.dim))
+        limit = self._most_rows(table)
         keys = table.take_touched(limit)
         complete = len(keys) < limit
         if not len(keys) and all(self._learned.get(k) == v for k, v in learned.items()):
@@ -209,7 +198,7 @@ class Publisher:
             trained_with=self.sequences if trained_with is None else trained_with,
             learned=self._learned,
         )
-        self._dense_in_flight = self._writer.submit([frame])
+        self._dense_in_flight = self._writer.submit(lambda: [frame])
         hit("trainer.dense-sent")
         return True
 
@@ -228,6 +217,28 @@ class Publisher:
     def close(self, timeout_s: float = 10.0) -> None:
         """Lets what was sent finish for up to `timeout_s`."""
         self._writer.close(timeout_s)
+
+    def _beginning(self, restored: LogPosition, table: Table, keys: NDArray[np.uint64]) -> Iterator[Frame]:
+        """An epoch's first frames, made as they are sent: there may be more rows than memory should hold twice."""
+        self._sequence = {self._sparse: 0, self._dense: 0}
+        for name in (self._table, DENSE):
+            at = restored.of(stream_of(name, self._shard))
+            yield epoch_frame(
+                table=name,
+                shard=self._shard,
+                epoch=self._epoch,
+                resumes_epoch=at.epoch,
+                resumes=at.sequence,
+                created_at=self.begun_at,
+                learned=self._learned,
+                partly=self._partly,
+            )
+        limit = self._most_rows(table)
+        for start in range(0, len(keys), limit):
+            yield from self._frames(table.export(keys[start : start + limit]), self.begun_at, self._learned)
+
+    def _most_rows(self, table: Table) -> int:
+        return max(1, self._max_batch_bytes // (10 + 4 * table.dim))
 
     def _frames(self, export: Export, created_at: int, learned: Mapping[int, int]) -> list[Frame]:
         rows = Rows(export.keys, export.spaces, export.rows, export.tombstones)
@@ -249,10 +260,8 @@ class Publisher:
         return frames
 
     def _send_sparse(self, frames: list[Frame], table: Table, keys: NDArray[np.uint64]) -> None:
-        # Changes from here on carry a version above this one, and so stay touched.
-        version = pack_version(self._epoch, self._sequence[self._sparse])
         hit("trainer.frames-made")
-        self._in_flight = (self._writer.submit(frames), table, keys, version)
+        self._in_flight = (self._writer.submit(lambda: frames), table, keys, self._sparse_version)
 
     def _note(self, done: Acknowledged) -> None:
         seen: dict[str, StreamPosition] = {**self._acknowledged.streams, **done.streams}

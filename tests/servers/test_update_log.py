@@ -123,7 +123,10 @@ def test_learned_goes_out_only_with_the_frame_that_completes_it(settings: KafkaS
     assert [len(frame.keys) for frame in log] == [8 * 1000, 8 * 1000, 8 * 500, 0]
 
 
-def test_a_restart_repairs_what_its_checkpoint_does_not_know(settings: KafkaSettings, shard: int) -> None:
+@pytest.mark.parametrize("part_rows", [1_000, 10])
+def test_a_restart_repairs_what_its_checkpoint_does_not_know(
+    settings: KafkaSettings, shard: int, part_rows: int
+) -> None:
     table = Table(TableSettings(dim=DIM))
     publisher = Publisher(settings, shard=shard)
     publisher.begin_epoch(LogPosition(), table, {0: 0})
@@ -141,9 +144,12 @@ def test_a_restart_repairs_what_its_checkpoint_does_not_know(settings: KafkaSett
     assert set(rows) == set(range(11, 120))
 
     restored = Table.restore(TableSettings(dim=DIM), snapshot)
-    successor = Publisher(settings, shard=shard)
+    successor = Publisher(settings, shard=shard, max_batch_bytes=part_rows * (10 + 4 * DIM))
     assert successor.begin_epoch(position, restored, {0: 1}) == publisher.epoch + 1
     assert restored.touched == 0
+    parts = [frame for frame in frames(settings, shard, position) if frame.epoch == successor.epoch]
+    assert len(parts) > 5 if part_rows == 10 else len(parts) == 3
+    assert parts[-1].sequence == successor.sequences[TABLE] == len(parts) - 2
     successor.close()
     log = frames(settings, shard)
     # A reader that was there all the time, one that reads the whole log, and one from the checkpoint on.
