@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 
 from streams.dead_letters import Reason
+from streams.labels import LabelRules, is_good
 from streams.records import SCHEMA_VERSION, Action, Event
-from streams.settings import StreamsSettings
+from streams.settings import MOST_VALUE, StreamsSettings
 from streams.topics import ACTIONS
 
 # Ids are held in memory, in keys and in every row that speaks of them.
@@ -39,6 +40,7 @@ class Intake:
     def __init__(self, settings: StreamsSettings) -> None:
         self._max_bytes = settings.max_record_bytes
         self._future_ms = int(settings.join.future_s * 1_000)
+        self._rules = LabelRules(settings.tasks, settings.labels)
 
     def read(self, data: bytes | None, origin: str, now_ms: int) -> Accepted:
         """The action in `data`; raises Rejected and nothing else.
@@ -54,6 +56,11 @@ class Intake:
             _check_id(name, getattr(event, name))
         if event.value is not None and not math.isfinite(event.value):
             raise Rejected(Reason.BAD_VALUE, f"`$.value` == {event.value}, must be finite")
+        if event.value is not None and self._rules.wants_value(event.kind) and not is_good(event.value):
+            raise Rejected(
+                Reason.BAD_VALUE,
+                f"`$.value` == {event.value}, must be in [0, {MOST_VALUE:g}]: that of `{event.kind}` is a label",
+            )
         action = Action(
             ts=event.ts,
             user=event.user,

@@ -13,6 +13,8 @@ the two was interleaved:
 - An action whose impression is not there waits until the watermark has passed its time; then it is organic. So is one
   whose item the impression did not show. An organic example carries the user's features from before the action.
 - A label is emitted at once; other tasks are pending. An action that makes no label makes no example.
+- Of several actions that label one task of a slot, of each kind the newest by event time counts and any 1 among kinds
+  wins; of a value task the newest of all counts, of equal times the one with the larger value.
 - At the window's end, items without a label of a task that `shown_is_negative` are its negatives, kept at rate r by a
   hash of the example id; labels of other tasks are censored. Later actions revise.
 - Duplicates by event id (of one user) or request id are dropped within the horizon. An impression that is later than
@@ -283,7 +285,7 @@ class Join:
         labels = self._rules.labels(action.kind, action.value)
         was_positive = self._make.is_positive(slot)
         old = self._make.labels(slot, held.closed, kept) if slot.marks else self._make.silence(held.closed, kept)
-        slot.mark(labels, action.kind, action.ts)
+        slot.mark(labels, action.kind, action.ts, self._rules.values)
         self._signal(action, impression.arm(), not was_positive and self._make.is_positive(slot))
         if not labels:
             self.counts.unlabelled += 1
@@ -304,7 +306,7 @@ class Join:
         late = action.ts + self._horizon_ms < waiting.before
         self.counts.organic += 1
         self.counts.late_actions += late
-        self._signal(action, "", any(labels.values()))
+        self._signal(action, "", self._rules.has_positive(labels))
         if labels:
             self._examples.append((action.user.encode(), self._make.organic(waiting, labels, late)))
         else:

@@ -47,8 +47,9 @@ class ExampleMaker:
         return any(slot.label(task) is None for task in self._rules.shown_is_negative)
 
     def is_positive(self, slot: Slot) -> bool:
-        """Whether any task's label of this slot is 1."""
-        return any(slot.label(task) == 1.0 for task in slot.marks)
+        """Whether any binary task's label of this slot is 1."""
+        values = self._rules.values
+        return any(slot.label(task) == 1.0 for task in slot.marks if task not in values)
 
     def silence(self, closed: bool, kept: bool) -> dict[str, Label]:
         """As `labels`, of a slot on which nobody acted; not to be changed."""

@@ -1,5 +1,6 @@
 """What the join remembers, how each piece is written, and the bounded memory that it is remembered in."""
 
+from collections.abc import Container
 from typing import Final
 
 import msgspec
@@ -65,23 +66,30 @@ class Progress(Struct, array_like=True):
 class Slot(Struct, array_like=True):
     """What is known of one shown item on which somebody acted.
 
-    `marks`: by task and kind of action the newest action's time and the label that it made. `revisions`: how many were
-    emitted. `negative`: whether one of them was a negative.
+    `marks`: by task and kind of action the newest action's time and the label that it made; of a value task under ""
+    that of the newest action of any kind. `revisions`: how many were emitted. `negative`: whether one of them was a
+    negative.
     """
 
     marks: dict[str, dict[str, tuple[int, float]]] = field(default_factory=dict)
     revisions: int = 0
     negative: bool = False
 
-    def mark(self, labels: dict[str, float], kind: str, ts: int) -> None:
-        """Notes an action's labels; of several actions of one kind the newest by event time counts."""
+    def mark(self, labels: dict[str, float], kind: str, ts: int, values: Container[str] = ()) -> None:
+        """Notes an action's labels; of several actions of one kind the newest by event time counts.
+
+        Of the tasks in `values` the newest action of all counts, of equal times the one with the larger value: which
+        does not depend on the order in which they came.
+        """
         for task, label in labels.items():
             kinds = self.marks.setdefault(task, {})
-            if kind not in kinds or kinds[kind][0] <= ts:
+            if task in values:
+                kinds[""] = max((ts, label), kinds.get("", (NEVER, 0.0)))
+            elif kind not in kinds or kinds[kind][0] <= ts:
                 kinds[kind] = (ts, label)
 
     def label(self, task: str) -> float | None:
-        """The label of `task`: 1 where any kind of action says so; None where none said anything."""
+        """The label of `task`: 1 where any kind of action says so, or its value; None where none said anything."""
         kinds = self.marks.get(task)
         if not kinds:
             return None

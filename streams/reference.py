@@ -167,7 +167,13 @@ def _revisions(
 
 
 def _value(done: list[Action], task: str, rules: LabelRules) -> float | None:
-    """The label of one task: of each kind of action the newest by event time counts, and any 1 among kinds wins."""
+    """The label of one task: of each kind of action the newest by event time counts, and any 1 among kinds wins.
+
+    Of a value task it is the value of the newest action of all, of equal times the largest.
+    """
+    if task in rules.values:
+        said = [(a.ts, rules.labels(a.kind, a.value)[task]) for a in done if task in rules.labels(a.kind, a.value)]
+        return max(said)[1] if said else None
     newest: dict[str, tuple[int, float]] = {}
     for action in done:
         labels = rules.labels(action.kind, action.value)

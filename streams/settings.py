@@ -1,8 +1,8 @@
 """What the streams package can be told."""
 
-from typing import Annotated
+import enum
+from typing import Annotated, Final
 
-import msgspec
 from msgspec import Meta, Struct
 
 Positive = Annotated[float, Meta(gt=0)]
@@ -23,9 +23,22 @@ class KafkaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     retention_hours: Positive = 24.0 * 30
 
 
+class Target(enum.StrEnum):
+    """What a task is about."""
+
+    BINARY = "binary"
+    """Whether it happens: labels are 0 or 1, and what is predicted is a probability."""
+    VALUE = "value"
+    """How much of it: the label is the event's own value, and what is predicted is in its units (seconds of dwell)."""
+
+
+MOST_VALUE: Final = 1e12
+"""Values of a value task lie in [0, MOST_VALUE]: squares of them still add up exactly enough in 64 bits."""
+
+
 class LabelRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which actions make which label: an action of `kind` labels `task` 1 where its value is at least `at_least`
-    (or always, without it) and 0 below."""
+    (or always, without it) and 0 below. Of a value task its value is the label, and there is no `at_least`."""
 
     task: str
     kind: str
@@ -33,10 +46,26 @@ class LabelRule(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class TaskSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A binary task. With `shown_is_negative`, an item shown without such an action by the window's end is a 0."""
+    """A task and what it predicts.
+
+    With `shown_is_negative`, an item shown without such an action by the window's end is a 0. A value task has none:
+    nobody knows how long who did not come would have stayed, so that label is censored.
+    """
 
     name: str
+    target: Target = Target.BINARY
     shown_is_negative: bool = False
+
+    def __post_init__(self) -> None:
+        if self.shown_is_negative and self.is_value:
+            raise ValueError(
+                '`shown_is_negative` == true, must be false or left out: with `target` "value" silence is no 0'
+            )
+
+    @property
+    def is_value(self) -> bool:
+        """Whether the label is a value, and not 0 or 1."""
+        return self.target is Target.VALUE
 
 
 class JoinSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -92,7 +121,13 @@ class StreamsSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     def __post_init__(self) -> None:
         known = {task.name for task in self.tasks}
+        values = {task.name for task in self.tasks if task.is_value}
         for k, rule in enumerate(self.labels):
             if rule.task not in known:
                 allowed = ", ".join(sorted(known))
-                raise msgspec.ValidationError(f"`labels[{k}].task` == {rule.task!r}, must be one of: {allowed}")
+                raise ValueError(f"`labels[{k}].task` == {rule.task!r}, must be one of: {allowed}")
+            if rule.at_least is not None and rule.task in values:
+                raise ValueError(
+                    f"`labels[{k}].at_least` == {rule.at_least}, must be left out: `{rule.task}` is a value task, "
+                    "whose label is the value itself"
+                )

@@ -57,6 +57,19 @@ def parsed(text: str) -> Settings:
         ),
         ("[[serving.experiments]]\nname='a'\ncontrol='x'", "freshet.toml: serving.experiments[0].arms is missing"),
         ("[[streams.labels]]\ntask='buy'\nkind='click'", "must be one of: click, rating"),
+        (
+            "[[streams.tasks]]\nname='dwell'\ntarget='count'",
+            'freshet.toml: streams.tasks[0].target = "count": must be one of "binary", "value"',
+        ),
+        (
+            "[[streams.tasks]]\nname='a'\n[[streams.tasks]]\nname='dwell'\ntarget='value'\nshown_is_negative=true",
+            "freshet.toml: streams.tasks[1]: `shown_is_negative` == true, must be false or left out",
+        ),
+        (
+            "[[streams.tasks]]\nname='dwell'\ntarget='value'\n"
+            "[[streams.labels]]\ntask='dwell'\nkind='dwell'\nat_least=3",
+            "freshet.toml: streams: `labels[0].at_least` == 3.0, must be left out: `dwell` is a value task",
+        ),
         ("[streams.kafka]\npartitions = 4", "freshet.toml: streams.kafka cannot be set here: set kafka"),
         ("[serving.features]\nredis = 'a:1'", "freshet.toml: serving.features cannot be set here: set features"),
         ("[kafka", "freshet.toml: "),

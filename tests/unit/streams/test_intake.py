@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from streams.dead_letters import Reason
 from streams.intake import Intake, Rejected
 from streams.records import Action
-from streams.settings import StreamsSettings
+from streams.settings import LabelRule, StreamsSettings, Target, TaskSettings
 from streams.topics import ACTIONS
 from tests.malformed import document, malformed
 
@@ -108,3 +108,25 @@ def test_no_document_makes_it_fail(changes: dict[str, Any]) -> None:
         read(json.dumps(document(1, NOW) | changes).encode("utf-8", "surrogatepass"))
     except Rejected as error:
         assert error.reason in Reason
+
+
+VALUES = StreamsSettings(
+    tasks=(TaskSettings(name="stay", target=Target.VALUE),), labels=(LabelRule(task="stay", kind="dwell"),)
+)
+
+
+@pytest.mark.parametrize("value", [0, 12.5, 1e12, None])
+def test_a_value_that_can_be_a_label_is_taken(value: float | None) -> None:
+    assert Intake(VALUES).read(encoded(kind="dwell", value=value), "events-0-7", NOW).action.value == value
+
+
+@pytest.mark.parametrize("value", [-0.5, 1.1e12])
+def test_a_value_that_cannot_be_a_label_is_a_dead_letter(value: float) -> None:
+    with pytest.raises(
+        Rejected, match=r"`\$.value` == .*, must be in \[0, 1e\+12\]: that of `dwell` is a label"
+    ) as caught:
+        Intake(VALUES).read(encoded(kind="dwell", value=value), "events-0-7", NOW)
+    assert caught.value.reason is Reason.BAD_VALUE
+    # Of another kind, or where no task asks for it, it is only a number.
+    assert Intake(VALUES).read(encoded(kind="refund", value=value), "events-0-7", NOW).action.value == value
+    assert read(encoded(kind="dwell", value=value)).value == value

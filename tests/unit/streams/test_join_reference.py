@@ -3,16 +3,18 @@
 import tempfile
 from collections import Counter
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from streams.join import Join
 from streams.local_state import opened
 from streams.records import Action, Example, Impression, Shown
-from streams.reference import expected_examples, observed
-from streams.settings import JoinSettings, LabelRule, StateSettings, StreamsSettings, TaskSettings
+from streams.reference import Expected, expected_examples, observed
+from streams.settings import JoinSettings, LabelRule, StateSettings, StreamsSettings, Target, TaskSettings
 from streams.topics import EXAMPLES, IMPRESSIONS
 
 MEMORY_BYTES = 2**20
@@ -39,7 +41,7 @@ def actions(draw: st.DrawFn) -> Action:
         st.sampled_from(
             [
                 *(("click", None), ("like", None), ("view", None), ("rating", 5.0), ("rating", 2.0), ("rating", None)),
-                *(("dwell", 30.0), ("dwell", 3.0)),
+                *(("dwell", 30.0), ("dwell", 3.0), ("dwell", 1.0), ("watch", 12.5), ("watch", None)),
             ]
         )
     )
@@ -99,6 +101,18 @@ SEVERAL = {
     ),
 }
 ONE = {"tasks": (TaskSettings(name="rating"),), "labels": (LabelRule(task="rating", kind="rating", at_least=4.0),)}
+# A value that two kinds of action tell, beside a binary task that one of them tells too, and values alone.
+STAY = TaskSettings(name="stay", target=Target.VALUE)
+VALUES: dict[str, Any] = {
+    "tasks": (TaskSettings(name="click", shown_is_negative=True), STAY),
+    "labels": (
+        LabelRule(task="click", kind="click"),
+        LabelRule(task="click", kind="watch"),
+        LabelRule(task="stay", kind="watch"),
+        LabelRule(task="stay", kind="dwell"),
+    ),
+}
+ONE_VALUE = {"tasks": (STAY,), "labels": (LabelRule(task="stay", kind="dwell"),)}
 
 
 class Run:
@@ -140,7 +154,7 @@ def test_the_join_equals_the_reference(
 ) -> None:
     shown, acted = log
     memory_mb = data.draw(st.sampled_from([1e-6, 64.0]))
-    tasks: dict[str, Any] = data.draw(st.sampled_from([{}, SEVERAL, ONE]))
+    tasks: dict[str, Any] = data.draw(st.sampled_from([{}, SEVERAL, ONE, VALUES, ONE_VALUE]))
     configured = StreamsSettings(join=join, state=StateSettings(memory_mb=memory_mb), **tasks)
     with tempfile.TemporaryDirectory() as folder:
         run = Run(Path(folder) / "state", configured)
@@ -149,6 +163,28 @@ def test_the_join_equals_the_reference(
     got = sorted(observed(example) for example in run.examples)
     assert got == expected_examples({0: shown}, {0: acted}, configured)
     assert max(Counter((one.example_id, one.revision) for one in got if not one.organic).values(), default=1) == 1
+
+
+@given(logs(), joins, st.randoms(use_true_random=False))
+@settings(max_examples=80, deadline=None)
+def test_the_last_value_of_a_slot_does_not_depend_on_the_order_of_the_log(
+    log: tuple[list[Impression], list[Action]], join: JoinSettings, random: Random
+) -> None:
+    shown, acted = log
+    # What joins and what is a duplicate does depend on the order where clocks or ids say so.
+    join = replace(join, lateness_s=100.0, horizon_s=1000.0)
+    acted = list({(one.user, one.event_id): one for one in acted}.values())
+    configured = StreamsSettings(join=join, **VALUES)
+    shuffled = random.sample(acted, len(acted))
+    one, other = (_last_values(expected_examples({0: shown}, {0: order}, configured)) for order in (acted, shuffled))
+    assert one == other
+
+
+def _last_values(examples: list[Expected]) -> dict[str, tuple[str, str, float]]:
+    return {
+        one.example_id: next(label for label in one.labels if label[0] == "stay")
+        for one in sorted(examples, key=lambda one: one.revision)
+    }
 
 
 def follow(run: Run, shown: list[Impression], acted: list[Action], data: st.DataObject) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from streams.labels import LabelRules, negative_kept
-from streams.settings import LabelRule, StreamsSettings, TaskSettings
+from streams.settings import LabelRule, StreamsSettings, Target, TaskSettings
 
 DEFAULT = LabelRules(StreamsSettings().tasks, StreamsSettings().labels)
 
@@ -34,6 +34,35 @@ def test_one_kind_may_label_several_tasks_and_a_one_wins() -> None:
     )
     assert rules.labels("dwell", 5.0) == {"a": 1.0, "b": 0.0}
     assert (rules.tasks, rules.shown_is_negative) == (("a", "b"), ("a",))
+
+
+@pytest.mark.parametrize(
+    "kind, value, labels",
+    [
+        ("dwell", 12.5, {"stay": 12.5}),
+        ("dwell", 0.0, {"stay": 0.0}),
+        ("dwell", None, {}),
+        ("dwell", -1.0, {}),
+        ("dwell", 2e12, {}),
+        ("purchase", 30.0, {"stay": 30.0, "click": 1.0}),
+        ("purchase", None, {"click": 1.0}),
+        ("click", 30.0, {"click": 1.0}),
+    ],
+)
+def test_the_label_of_a_value_task_is_the_value(kind: str, value: float | None, labels: dict[str, float]) -> None:
+    rules = LabelRules(
+        [TaskSettings(name="click"), TaskSettings(name="stay", target=Target.VALUE)],
+        [
+            LabelRule(task="click", kind="click"),
+            LabelRule(task="click", kind="purchase"),
+            LabelRule(task="stay", kind="dwell"),
+            LabelRule(task="stay", kind="purchase"),
+        ],
+    )
+    assert rules.labels(kind, value) == labels
+    assert rules.has_positive(labels) == ("click" in labels)
+    # A second of dwell is no positive.
+    assert not rules.has_positive(rules.labels("dwell", 1.0))
 
 
 def test_the_kept_share_is_the_rate_and_nested() -> None:
