@@ -40,7 +40,7 @@ def launch(
         secret.touch(mode=0o600)
         secret.write_text(password)
         argv += ["--password-file", str(secret)]
-    kept = ("PATH", "HOME", "LANG", "TZ", "TMPDIR")
+    kept = ("PATH", "HOME", "LANG", "TZ")
     env = {name: os.environ[name] for name in kept if name in os.environ}
     return Launch(name="clickhouse", argv=tuple(argv), env=env, cwd=state, stop_grace_s=15.0)
 

@@ -21,6 +21,7 @@ class Broken(NotReady):
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """One process to start: nothing of the caller's environment is inherited.
 
+    The supervisor adds TMPDIR, a folder of the process's own that is emptied when it starts and removed at the end.
     `shm_prefix`: files under /dev/shm whose names begin so belong to the process and are removed when it is gone
     (a server killed with -9 leaves its regions there).
     """

@@ -119,10 +119,11 @@ class Managed:
     def _spawn(self, argv: tuple[str, ...], env: dict[str, str], cwd: str, shm_prefix: str) -> None:
         path = self._folder.log(self.name)
         logs.rotate(path, self._log_max_bytes)
+        scratch = self._folder.fresh_scratch(self.name)
         with path.open("ab") as output:
             process = subprocess.Popen(
                 (*GATE, *argv),
-                env={**env, MARK: str(self._folder.folder)},
+                env={**env, MARK: str(self._folder.folder), "TMPDIR": str(scratch)},
                 cwd=cwd,
                 stdin=subprocess.PIPE,
                 stdout=output,

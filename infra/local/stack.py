@@ -89,10 +89,12 @@ class Stack:
         write_json(self.state.resolved, self.resolve(ports))
 
     def clean(self) -> None:
-        """Removes the shared memory of a stopped stack; the next start fills it again from checkpoint and log.
+        """Removes the temporary files of a stopped stack, and its shared memory, which the next start fills again from
+        checkpoint and log.
 
-        A folder that the settings name stays: whoever named it decides.
+        A folder of shared memory that the settings name stays: whoever named it decides.
         """
+        self.state.remove_scratch()
         if self.settings.serving.shm_dir == shared_memory(self.state.folder):
             remove_shared_memory(Path(self.settings.serving.shm_dir).name)
 
@@ -145,7 +147,7 @@ class Stack:
     def _own(self, name: str) -> Launch:
         threads = str(self.settings.local.threads)
         # What numeric libraries, locales, certificates and proxies need; everything else is in the settings.
-        kept = ("PATH", "HOME", "LANG", "TZ", "TMPDIR", "SSL_CERT_FILE")
+        kept = ("PATH", "HOME", "LANG", "TZ", "SSL_CERT_FILE")
         env = {key: os.environ[key] for key in kept if key in os.environ}
         for library in ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "NUMBA"):
             env[f"{library}_NUM_THREADS"] = threads

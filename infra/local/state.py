@@ -64,6 +64,7 @@ class State:
         self.logs = self.folder / "logs"
         self._records = self.folder / "processes"
         self._ports = self.folder / "ports.json"
+        self._scratch = self.folder / "tmp"
         self._lock: TextIO | None = None
 
     @property
@@ -101,6 +102,17 @@ class State:
     def health(self, name: str) -> Path:
         """The health file of one of our own processes."""
         return self.folder / "health" / f"{name}.json"
+
+    def fresh_scratch(self, name: str) -> Path:
+        """An empty folder for the temporary files of a process that is about to begin: a killed one leaves some."""
+        folder = self._scratch / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+    def remove_scratch(self) -> None:
+        """Removes the temporary files of all processes."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def arm(self, name: str, failpoint: str) -> None:
         """Has the next life of one of our own processes, and no later one, run with this failpoint armed."""

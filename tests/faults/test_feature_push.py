@@ -56,3 +56,6 @@ def test_kill_9_loses_no_row_and_doubles_none(tmp_path: Path) -> None:
         reader = UserFeatures(settings)
         rows = [reader.read(f"u{k}") for k in range(USERS)]
         assert [row.stats.version for row in rows if row is not None and row.stats is not None] == [ROUNDS] * USERS
+        # Feast makes a folder for its metrics, which a killed process leaves: only that of the last life is there.
+        assert len([*(stack.state.folder / "tmp" / "features").glob("feast_metrics_*")]) == 1
+    assert not (stack.state.folder / "tmp").exists()

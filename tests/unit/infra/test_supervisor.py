@@ -24,7 +24,7 @@ from infra.settings import LocalSettings, SettingsError
 from tests.stacks import gone, wait_until
 
 _SERVER = """
-import pathlib, signal, socket, sys, time
+import pathlib, signal, socket, sys, tempfile, time
 name, port, how = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 def leave(*_):
     with open("order", "a") as file:
@@ -39,6 +39,7 @@ if how == "superseded" and not pathlib.Path("wanted").exists():
 if how == "broken":
     print("failed | Traceback | ValueError: no such arm", flush=True)
     sys.exit(7)
+tempfile.mkdtemp()
 server = socket.create_server(("127.0.0.1", port))
 while True:
     connection, _ = server.accept()
@@ -161,6 +162,23 @@ def test_a_killed_process_is_started_again_on_its_port_and_counted(tmp_path: Pat
         assert second.pid != first.pid
         assert second.addresses == first.addresses
         assert len(run.resolved) == 1
+
+
+def test_temporary_files_of_a_killed_process_are_gone_when_it_runs_again_and_all_of_them_in_the_end(
+    tmp_path: Path,
+) -> None:
+    scratch = tmp_path / "tmp" / "a"
+    with supervised(tmp_path, server(tmp_path, "a")) as run:
+        first = run.wait("a", "up")
+        before = list(scratch.iterdir())
+        assert first.pid is not None
+        os.kill(first.pid, signal.SIGKILL)
+        run.wait("a", "up", restarts=1)
+        after = list(scratch.iterdir())
+        assert len(before) == len(after) == 1
+        assert before != after
+    run.state.remove_scratch()
+    assert not scratch.parent.exists()
 
 
 def test_the_phase_and_the_processes_of_a_status_never_contradict_each_other(tmp_path: Path) -> None:
