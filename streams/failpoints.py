@@ -95,6 +95,17 @@ CATALOGUE: Final[dict[str, Place]] = {
     "worker.offsets-noted": Place(Kind.ACKNOWLEDGE, "the offsets of a batch are noted, others do not see them"),
     "worker.offsets-committing": Place(Kind.COMMIT, "the group's offsets are about to be committed"),
     "worker.offsets-committed": Place(Kind.COMMIT, "the group's offsets are committed"),
+    "sink.resumed": Place(Kind.BEGIN, "it is known from ClickHouse what is stored, nothing is read"),
+    "sink.intent-committing": Place(Kind.COMMIT, "batches are cut, nobody else knows their bounds"),
+    "sink.intent-committed": Place(Kind.COMMIT, "the bounds of the batches are committed, nothing is inserted"),
+    "sink.inserting": Place(Kind.WRITE, "the rows of one table of a batch are about to be inserted"),
+    "sink.inserted": Place(Kind.WRITE, "the rows of one table are acknowledged, another's may be missing"),
+    "sink.letters-sent": Place(Kind.PUBLISH, "all rows are stored, the dead letters are handed to the producer"),
+    "sink.letters-acknowledged": Place(Kind.ACKNOWLEDGE, "the dead letters are acknowledged, the batch is not done"),
+    "sink.end-committing": Place(Kind.COMMIT, "all of the batches is stored, the intent still names them"),
+    "sink.end-committed": Place(Kind.COMMIT, "the batches are done, the progress does not know it"),
+    "sink.progress-noting": Place(Kind.WRITE, "the progress is about to be noted"),
+    "sink.progress-noted": Place(Kind.WRITE, "the progress is noted"),
 }
 
 

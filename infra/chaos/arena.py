@@ -18,7 +18,7 @@ from infra.settings import Settings, resolved
 from infra.status import running
 from streams.health import Value, read_health
 
-NAMES: Final = ("kafka", "worker", "trainer", "replica")
+NAMES: Final = ("kafka", "clickhouse", "worker", "trainer", "replica", "sink")
 _POLL_S: Final = 0.02
 
 

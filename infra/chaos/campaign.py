@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from infra.chaos import compare, disk, kills, points, takeover
+from infra.chaos import compare, disk, kills, points, stored, takeover
 from infra.chaos.arena import Arena, Failed
 from infra.chaos.broker import ExampleEnds
 from infra.chaos.compare import Check
@@ -89,6 +89,7 @@ class Campaign:
             compare.learned(arena, checkpoint, examples),
             compare.joined(arena, (one for records in examples.values() for _, one in records)),
             compare.taken(arena, load.events + load.twice),
+            stored.stored(arena, load),
         ]
 
     def _run(self, part: str, arena: Arena, watch: Watch, ends: ExampleEnds, mounted: bool) -> None:
@@ -97,12 +98,13 @@ class Campaign:
             names = [name for name in CATALOGUE if not plan.points or name in plan.points]
             if not plan.hits:
                 names = points.chosen(random.Random(plan.seed))
-            found = points.Points(arena, watch, ends, points.orders(names, max(plan.hits, 1), plan.seed))
+            hits = max(plan.hits, 1)
+            found = points.Points(arena, watch, ends, points.orders(names, hits, plan.seed))
             try:
                 found.run(self._tell)
             finally:
                 self._points = found.hits
-            points.check_reached(found)
+                self._checks.append(points.struck(found.hits, names, hits))
         elif part == "kills":
             schedule = kills.schedule(plan.kills, plan.seed)
             self._schedule = [str(kill) for kill in schedule]

@@ -19,6 +19,10 @@ _PAIRS: Final = 0.3
 _AGAIN: Final = 0.15
 _PAUSE_S: Final = (0.2, 2.5)
 _AGAIN_S: Final = (0.5, 5.0)
+# After a recovery that took longer the report says what everybody waited for.
+_SLOW_S: Final = 15.0
+_ASKED: Final = ("supervisor", "worker", "trainer", "replica")
+_LINES: Final = 40
 
 
 class Kill(msgspec.Struct, frozen=True):
@@ -60,8 +64,10 @@ def _pair(rng: random.Random, names: list[str]) -> tuple[str, ...]:
 def run(arena: Arena, watch: Watch, ends: ExampleEnds, plan: list[Kill], tell: Callable[[str], None]) -> None:
     """Executes the schedule; after each kill (but those that come again) waits until frames flow. Raises Failed."""
     done = 0
+    begun: dict[str, int] = {}
     for kill in plan:
         done += len(kill.victims)
+        begun = begun or {name: arena.log_size(name) for name in _ASKED}
         outage = strike(arena, watch, ends, kill.victims)
         if not kill.again:
             arena.wait(
@@ -74,6 +80,11 @@ def run(arena: Arena, watch: Watch, ends: ExampleEnds, plan: list[Kill], tell: C
                 "worker",
             )
             tell(f"{done} kills, last {kill}: {outage.next_frame_s or 0.0:.1f} s")
+            if (outage.next_frame_s or 0.0) > _SLOW_S:
+                for name, size in begun.items():
+                    said = arena.said_since(name, size).splitlines()[-_LINES:]
+                    tell("\n".join([f"--- {name} meanwhile", *said]))
+            begun = {}
         time.sleep(kill.pause_s)
 
 

@@ -1,7 +1,8 @@
 """The load: a simulated world that asks and acts, and a few producers who make it hard for the join.
 
 Answers are drawn at random and logged as impressions, as serving would; some events are sent twice, some overtake their
-impression, some come without a key. Users who come once and are then erased show whether deletions arrive.
+impression, some come without a key. Users who come once and are then erased show whether deletions arrive; what cannot
+be read shows whether the sink says so.
 """
 
 import random
@@ -20,7 +21,7 @@ from streams.settings import KafkaSettings
 from streams.simulation.catalogue import Catalogue
 from streams.simulation.loop import Answered, Simulation, Traffic
 from streams.simulation.world import World, WorldSettings
-from streams.topics import EVENTS, IMPRESSIONS, USERS, Topic
+from streams.topics import EVENTS, IMPRESSIONS, METRICS, USERS, Topic
 
 SLOTS: Final = 4
 ARMS: Final = ("online", "popularity")
@@ -51,7 +52,7 @@ class Load:
         self._traffic = Traffic(rate=rate, seconds=86_400.0, slots=SLOTS, threads=2, organic=rate / 5, think_s=_THINK_S)
         self._held_back: deque[tuple[float, Impression]] = deque()
         self._doomed: deque[str] = deque()
-        self.requests = self.events = self.twice = 0
+        self.requests = self.events = self.twice = self.garbage = 0
         self.erased: list[str] = []
 
     def check(self) -> None:
@@ -151,6 +152,9 @@ class Load:
             self._out.send(USERS, User(user=user, ts=_now_ms()), user)
             self._click(user)
             self._doomed.append(user)
+            # On a topic that nobody but the sink reads.
+            self._out.send_bytes(METRICS.name, b"{")
+            self.garbage += 1
 
     def _click(self, user: str) -> None:
         item = self._names.item_id(self._world.items.start)

@@ -1,21 +1,24 @@
-"""Every failpoint of trainer, replica and worker, struck under load: one life after the other ends at the next one.
+"""Every failpoint of our processes, struck under load: one life after the other ends at the next one.
 
-The three go on side by side. A life begins with its failpoint armed; while it lasts, the next one waits for the life
-after it.
+The processes go on side by side. A life begins with its failpoint armed; while it lasts, the next one waits for the
+life after it.
 """
 
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from infra.chaos.arena import Arena, Failed
 from infra.chaos.broker import ExampleEnds
+from infra.chaos.compare import Check
 from infra.chaos.recovery import Watch
 from streams.failpoints import CATALOGUE, Arm, Kind
 
-PROCESSES: Final = ("trainer", "replica", "worker")
+# From an event to a reader's row: only what dies on the way interrupts it.
+ON_THE_WAY: Final = ("trainer", "replica", "worker")
+PROCESSES: Final = (*ON_THE_WAY, "sink")
 
 # At which hit a place strikes, drawn between these: steps of every batch pass many times before one looks again, those
 # of a checkpoint once in a second, those of a start only then.
@@ -46,6 +49,13 @@ _COUNTS: Final[dict[str, tuple[int, int]]] = {
     "worker.copy-written": (5, 60),
     "worker.settled": (5, 60),
     "worker.offsets-noted": (5, 60),
+    "sink.intent-committing": (1, 4),
+    "sink.intent-committed": (1, 4),
+    # Of up to six tables in a batch.
+    "sink.inserting": (1, 12),
+    "sink.inserted": (1, 12),
+    "sink.end-committing": (1, 4),
+    "sink.end-committed": (1, 4),
 }
 _CHECKPOINTS: Final = (1, 3)
 
@@ -53,6 +63,8 @@ _CHECKPOINTS: Final = (1, 3)
 _NEEDS_A_CROWD: Final = {"replica.table-grown"}
 # A place that is not reached in this time (of a loaded machine) is one that is not there.
 _REACHED_S: Final = 120.0
+# One that does not begin another life in this time never will.
+_BEGUN_S: Final = 120.0
 _LOOK_S: Final = 0.05
 
 
@@ -94,7 +106,7 @@ class _Process:
         self.name, self.lives, self.seen = name, lives, seen
         self.current: Arm | None = None
         self.waiting: Arm | None = None
-        self.since_s = 0.0
+        self.since_s = time.monotonic()
 
     @property
     def done(self) -> bool:
@@ -102,13 +114,12 @@ class _Process:
 
 
 class Points:
-    """The lives of all processes; `hits` counts what struck, `missed` names what was never reached."""
+    """The lives of all processes; `hits` counts what struck, also what never did."""
 
     def __init__(self, arena: Arena, watch: Watch, ends: ExampleEnds, lives: dict[str, deque[Arm]]) -> None:
         self._arena, self._watch, self._ends = arena, watch, ends
         self._processes = [_Process(name, queue, arena.state.struck(name)) for name, queue in lives.items() if queue]
-        self.hits: Counter[str] = Counter()
-        self.missed: list[str] = []
+        self.hits = Counter({arm.name: 0 for queue in lives.values() for arm in queue})
         self._again: set[str] = set()
 
     def run(self, tell: Callable[[str], None]) -> None:
@@ -130,21 +141,25 @@ class Points:
             process.seen = struck
             self.hits[process.current.name] += 1
             tell(f"{process.current}; {sum(len(other.lives) for other in self._processes)} lives to go")
-            process.current = None
+            process.current, process.since_s = None, time.monotonic()
             self._killed(process, struck[1])
         if process.waiting is not None and not self._arena.state.armed(process.name):
             process.current, process.waiting, process.since_s = process.waiting, None, time.monotonic()
         if process.waiting is None and process.lives:
             self._arm(process)
-        if process.current is not None and time.monotonic() - process.since_s > _REACHED_S:
+        lasts_s = time.monotonic() - process.since_s
+        if process.current is None and process.waiting is not None and lasts_s > _BEGUN_S:
+            words = self._arena.words(process.name)
+            raise Failed(f"{process.name} does not begin another life in {_BEGUN_S:g} s\n{words}")
+        if process.current is not None and lasts_s > _REACHED_S:
             tell(f"{process.current} was not reached in {_REACHED_S:g} s")
-            if process.current.name in self._again:
-                self.missed.append(process.current.name)
-            else:
+            if process.current.name not in self._again:
                 # Once more: on a loaded machine, or where others die at a bad moment, it may have had no chance.
                 self._again.add(process.current.name)
                 process.lives.append(process.current)
-            process.current = None
+                if process.waiting is None:
+                    self._arm(process)
+            process.current, process.since_s = None, time.monotonic()
             self._kill(process)
 
     def _arm(self, process: _Process) -> None:
@@ -156,11 +171,16 @@ class Points:
         self._killed(process, "kill -9")
 
     def _killed(self, process: _Process, why: str) -> None:
+        if process.name not in ON_THE_WAY:
+            return
         at_s, at_ms = time.monotonic(), time.time_ns() // 1_000_000
         self._watch.killed((process.name,), why, at_s, at_ms, self._ends.now())
 
 
-def check_reached(points: Points) -> None:
-    """Raises Failed where a place was never reached."""
-    if points.missed:
-        raise Failed(f"never reached: {', '.join(sorted(set(points.missed)))}")
+def struck(hits: Mapping[str, int], names: Iterable[str], wanted: int) -> Check:
+    """Every one of these places has struck as often as was asked."""
+    known = sorted(names)
+    few = [f"{name} {hits.get(name, 0)}" for name in known if hits.get(name, 0) < wanted]
+    least = min((hits.get(name, 0) for name in known), default=0)
+    compared = f"{len(known)} places, {sum(hits.values())} lives, the least often struck {least} times"
+    return Check(f"failpoints struck {wanted} times each", compared, ", ".join(few))

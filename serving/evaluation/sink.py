@@ -40,6 +40,7 @@ from serving.settings import ServingSettings
 from streams import topics
 from streams.admin import admin
 from streams.dead_letters import DeadLetters
+from streams.failpoints import hit
 from streams.health import Health
 from streams.kafka import BrokerAway, Stopped, assign, backoff, consumer, lag, producer
 from streams.topics import Topic
@@ -94,6 +95,7 @@ class Sink:
         self._dead_letters = DeadLetters(self._producer)
         self._cluster: str = self._insist("cluster id", self._cluster_id)
         self._partitions = self._resume()
+        hit("sink.resumed")
         # From the first row on it is known which log the rows are of.
         self._note_progress()
 
@@ -123,7 +125,9 @@ class Sink:
 
     def _flush(self) -> None:
         while waiting := {key: part for key, part in self._partitions.items() if part.batches}:
+            hit("sink.intent-committing")
             self._commit({key: (part.batches[0].first, str(part.batches[0].last)) for key, part in waiting.items()})
+            hit("sink.intent-committed")
             for part in waiting.values():
                 self._store(part)
             if any(part.batches[0].unreadable for part in waiting.values()):
@@ -131,7 +135,9 @@ class Sink:
             for part in waiting.values():
                 batch = part.finish()
                 self._progress_due |= not batch.rows or bool(batch.unreadable)
+            hit("sink.end-committing")
             self._commit({key: (part.done, "") for key, part in waiting.items()})
+            hit("sink.end-committed")
         if self._progress_due or time.monotonic() - self._progress_s >= _PROGRESS_S:
             self._note_progress()
 
@@ -141,19 +147,25 @@ class Sink:
         for table in tables.LOGS:
             rows = batch.rows.get(table.name)
             if rows:
+                hit("sink.inserting")
                 self._insist(table.name, partial(insert, self._client, table, rows, token, self._database))
+                hit("sink.inserted")
                 self._rows += len(rows)
 
     def _bury(self, waiting: dict[TopicPartition, Partition]) -> None:
         for part in waiting.values():
             for record, reason, detail in part.batches[0].unreadable:
                 self._dead_letters.send(record, reason, detail)
+        hit("sink.letters-sent")
         self._insist("dead letters", lambda: self._producer.flush(timeout_s=30.0))
+        hit("sink.letters-acknowledged")
 
     def _note_progress(self) -> None:
         rows: list[Row] = [(p.topic.name, p.number, self._cluster, p.done) for p in self._partitions.values()]
         token = ":".join([self._cluster, *(str(done) for *_, done in rows)])
+        hit("sink.progress-noting")
         self._insist("progress", lambda: insert(self._client, tables.PROGRESS, rows, token, self._database))
+        hit("sink.progress-noted")
         self._progress_s, self._progress_due = time.monotonic(), False
 
     def _commit(self, positions: dict[TopicPartition, tuple[int, str]]) -> None:

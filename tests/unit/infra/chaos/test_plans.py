@@ -53,6 +53,12 @@ def test_every_place_is_struck_as_often_as_was_asked() -> None:
     assert sum(map(len, lives.values())) == 5 * len(CATALOGUE)
 
 
+def test_a_place_that_struck_less_often_than_was_asked_is_a_failure() -> None:
+    assert points.struck({"a": 5, "b": 6}, ["a", "b"], 5).ok
+    found = points.struck({"a": 5, "b": 4}, ["a", "b", "c"], 5)
+    assert found.wrong == "b 4, c 0"
+
+
 def test_the_campaign_s_settings_are_settings(tmp_path) -> None:  # type: ignore[no-untyped-def]
     settings = parse(CONFIG.format(checkpoints=tmp_path / "kept"), "chaos", tmp_path)
     assert settings.learning.trainer.checkpoint_dir == str(tmp_path / "kept")
