@@ -73,6 +73,7 @@ class Trainer:
             self._epoch = self.publisher.begin_epoch(
                 kept.position, self._learners.online.table, self._feed.learned, detached=kept.backfilled
             )
+        logger.info("epoch %d begun, learning from %s on", self._epoch, self._feed.learned)
         hit("trainer.epoch-begun")
         if self.publisher.detached:
             # Of these rows nothing is on the log: replicas can begin from the first checkpoint of this epoch on.

@@ -16,9 +16,9 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -36,6 +36,7 @@ from streams.settings import StreamsSettings
 from streams.stages import STAGES, Changes, Stage, StageName
 from streams.topics import changelog
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 # A fenced owner that is still assigned tries again after this: by then it knows of its own eviction.
@@ -123,14 +124,15 @@ class Task:
         inputs = Inputs(self._settings.kafka, f"{self._task.app}-{self.name}", self._inputs)
         try:
             # Fencing first: what the owner before had open is aborted now, so the changelog's end is its end.
-            await asyncio.wait_for(producer.start(), _ANSWER_S)
+            await _answered("fencing", producer.start())
             hit("worker.fenced")
             restored = await self._restore()
             meta = restored.meta or Meta({}, secrets.randbits(63))
             try:
                 self.stage = STAGES[self._stage_name](self._settings, self._partition, restored.state)
                 hit("worker.restored")
-                await inputs.start(meta.positions)
+                await _answered("the inputs", inputs.start(meta.positions))
+                log.info("%s: reads on", self.name)
                 self.restored.set()
                 await self._loop(self.stage, restored.state, inputs, producer, meta)
             except msgspec.DecodeError as error:
@@ -146,7 +148,7 @@ class Task:
         consumer = reader(self._settings.kafka, f"{self._task.app}-{self.name}-restore")
         folder, memory_bytes = self._task.folder / self.name, self._settings.state.memory_bytes // 2
         try:
-            await consumer.start()
+            await _answered("the changelog", consumer.start())
             now_ms = time.time_ns() // 1_000_000
             restored = await restore(consumer, self._changelog, folder, memory_bytes, now_ms, anew=self._anew)
         finally:
@@ -181,7 +183,7 @@ class Task:
             if batch or out or changes:
                 hit("worker.processed")
                 changes[META] = msgspec.msgpack.encode(meta)
-                at = await asyncio.wait_for(self._commit(producer, out, changes), _ANSWER_S)
+                at = await _answered("a batch", self._commit(producer, out, changes))
                 # Where the broker did not say where the batch is, the copy holds more than it says, which does no harm.
                 await _applied(state, changes, Position(at, now_ms) if at is not None else None)
                 hit("worker.copy-written")
@@ -260,6 +262,14 @@ async def _applied(state: LocalState, changes: Changes, position: Position | Non
         # The copy must not be closed under the write.
         await asyncio.wait([writing])
         raise
+
+
+async def _answered(what: str, waiting: Awaitable[T]) -> T:
+    """What the broker answers to `waiting`. Raises TimeoutError, which says what was waited for."""
+    try:
+        return await asyncio.wait_for(waiting, _ANSWER_S)
+    except TimeoutError as error:
+        raise TimeoutError(f"no answer to {what} in {_ANSWER_S:g} s") from error
 
 
 async def _closed(stopping: Any) -> None:
