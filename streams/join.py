@@ -27,7 +27,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from streams.aggregates import RATING, UserStats
+from streams.aggregates import RATING
 from streams.join_examples import ExampleMaker
 from streams.join_state import NEVER, Clock, Held, HeldRecord, JoinState, Slot, Waiting, identity, pair
 from streams.labels import LabelRules, negative_kept
@@ -114,7 +114,7 @@ class Join:
             self._overdue[key] = None
         arm = impression.arms[0].arm if impression.arms else ""
         self._signals.shown([shown.item for shown in impression.items], arm, ts)
-        self._user(user).add_impressions(len(impression.items), ts)
+        self._state.users.of(user).add_impressions(len(impression.items), ts)
         if progress.waiting:
             self._end_waits(key, held)
         return True
@@ -132,7 +132,7 @@ class Join:
         key = pair(action.user, action.request_id) if action.request_id is not None else None
         held = state.held.get(key) if key is not None else None
         waiting = Waiting(action, before, progress.actions, None)
-        user = self._user(action.user)
+        user = state.users.of(action.user)
         if key is not None and held is not None:
             impression = opened(held.record.raw)
             k = self._slot(held, impression, action, before)
@@ -369,13 +369,6 @@ class Join:
         self._state.due_seen.add(max(bucket_of(ts), progress.forgotten), one.to_bytes(8, "big"))
         return True
 
-    def _user(self, user: str) -> UserStats:
-        stats = self._state.users.get(user)
-        if stats is None:
-            stats = UserStats()
-        self._state.users.put(user, stats)
-        return stats
-
     # --- results ------------------------------------------------------------------------------------------------
 
     def drain(self, now_ms: int, moved: bool = True) -> Joined:
@@ -384,8 +377,7 @@ class Join:
         `moved`: whether clocks that moved without anything else are a change worth writing.
         """
         features = []
-        for user, stats in self._state.users.changed().items():
-            assert stats is not None
+        for user, stats in self._state.users.touched().items():
             stats.available_at = now_ms
             features.append(stats.row(user, now_ms))
         joined = Joined(self._examples, self._signals, features, self._state.drain(moved))

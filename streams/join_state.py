@@ -7,20 +7,20 @@ import msgspec
 import xxhash
 from msgspec import Struct, field
 
-from streams.aggregates import UserStats
 from streams.kept import Kept, Written
 from streams.local_state import LocalState, ordered
 from streams.records import Action, UsedFeatures
 from streams.time_index import TimeIndex
+from streams.user_table import UserTable
 
 NEVER: Final = -(2**62)
 
 # The state's keys: the kind, then what it is about.
 _PROGRESS: Final = b"progress"
-_HELD, _SLOTS, _WAITING, _USER, _SEEN = b"i/", b"s/", b"w/", b"u/", b"d/"
+_HELD, _SLOTS, _WAITING, _SEEN = b"i/", b"s/", b"w/", b"d/"
 _DUE_HELD, _DUE_WAITING, _DUE_SEEN = b"ti", b"tw", b"td"
-# What they take in memory on average, with 20 recent items and one action (measured).
-_USER_BYTES, _WAITING_BYTES, _SEEN_BYTES = 2_200, 1_200, 40
+# What they take in memory on average, with one action (measured).
+_WAITING_BYTES, _SEEN_BYTES = 1_200, 40
 
 
 class Clock(Struct, array_like=True):
@@ -170,10 +170,10 @@ class JoinState:
         self.progress = msgspec.msgpack.decode(found, type=Progress) if found is not None else Progress()
         # Most bytes are impressions'; of users and event ids many small values are asked for again.
         self.held = Kept(memory_bytes // 2, self._load_held, self._dump_held, _held_bytes, by_age=True)
-        self.users = Kept(memory_bytes // 4, self._load_user, _dump_user, lambda _: _USER_BYTES)
+        self.users = UserTable(disk, memory_bytes // 4)
         self.seen = Kept(memory_bytes // 8, self._load_seen, _dump_seen, lambda _: _SEEN_BYTES)
         self.waiting = Kept(memory_bytes // 8, self._load_waiting, _dump_waiting, lambda _: _WAITING_BYTES)
-        self._tables = (self.held, self.users, self.seen, self.waiting)
+        self._tables = (self.held, self.users.kept, self.seen, self.waiting)
         self.due_held = TimeIndex(disk, _DUE_HELD)
         self.due_waiting = TimeIndex(disk, _DUE_WAITING)
         self.due_seen = TimeIndex(disk, _DUE_SEEN)
@@ -187,7 +187,8 @@ class JoinState:
     def drain(self, moved: bool) -> Written:
         """What changed since the last drain; `moved` says that clocks count as a change."""
         changes: Written = {}
-        for table in self._tables:
+        self.users.drain(changes)
+        for table in (self.held, self.seen, self.waiting):
             table.drain(changes)
         self.progress.batches += 1
         for index in self._indexes:
@@ -240,10 +241,6 @@ class JoinState:
             changes[_SLOTS + key] = msgspec.msgpack.encode(HeldState(held.closed, held.slots or {}))
             held.touched = False
 
-    def _load_user(self, user: str) -> UserStats | None:
-        found = self._disk.get(_USER + user.encode())
-        return _decode_user(found) if found is not None else None
-
     def _load_seen(self, one: int) -> int | None:
         found = self._disk.get(_SEEN + ordered(one))
         return int.from_bytes(found, "big", signed=True) if found is not None else None
@@ -255,16 +252,11 @@ class JoinState:
 
 _decode_held = msgspec.msgpack.Decoder(HeldRecord).decode
 _decode_slots = msgspec.msgpack.Decoder(HeldState).decode
-_decode_user = msgspec.msgpack.Decoder(UserStats).decode
 _decode_waiting = msgspec.msgpack.Decoder(list[Waiting]).decode
 
 
 def _held_bytes(held: Held) -> int:
     return len(held.record.raw) + 200
-
-
-def _dump_user(user: str, stats: UserStats | None, changes: Written) -> None:
-    changes[_USER + user.encode()] = None if stats is None else msgspec.msgpack.encode(stats)
 
 
 def _dump_seen(one: int, ts: int | None, changes: Written) -> None:

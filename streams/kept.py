@@ -13,7 +13,7 @@ class Kept(Generic[V]):
     """Values by key, the newest used in memory; `limit_bytes` bounds that memory.
 
     `load` reads a value from disk (None: not there), `dump` adds what a value (None: deleted) changes to the changes of
-    a batch, `size` says how many bytes a value takes, the same as long as it lives.
+    a batch, `size` says how many bytes a value takes, the same as long as that value lives.
 
     Two generations: what is used (`by_age`: only what is new) goes to the young one; when that has half of the memory
     it becomes the old one, and what was in the old one is on disk alone. Only `settle` does so, which the caller calls
@@ -75,8 +75,10 @@ class Kept(Generic[V]):
 
     def put(self, key: Any, value: V) -> None:
         """Sets a value, or says that the one which `get` gave in this batch was changed in place."""
-        if key in self._young:
-            self._young[key] = value
+        if (known := self._young.get(key)) is not None:
+            if known is not value:
+                self._young[key] = value
+                self._young_bytes += self._size(value) - self._size(known)
         else:
             self._forget_old(key)
             self._remember(key, value)
@@ -88,10 +90,6 @@ class Kept(Generic[V]):
             self._young_bytes -= self._size(value) + _ENTRY_BYTES
         self._forget_old(key)
         self._changed[key] = None
-
-    def changed(self) -> dict[Any, V | None]:
-        """What was put (None: deleted) since the last drain."""
-        return self._changed
 
     def drain(self, changes: Written) -> None:
         """Adds to `changes` what was put or deleted since the last drain."""
