@@ -55,8 +55,10 @@ class LocalState:
         options.set_max_background_jobs(2)
         options.set_keep_log_file_num(2)
         options.set_max_open_files(256)
+        # Most look-ups are of what is not there: new requests, new event ids. Buffers and files have filters for that.
+        options.set_memtable_whole_key_filtering(True)
+        options.set_memtable_prefix_bloom_ratio(0.05)
         table = BlockBasedOptions()
-        # Most look-ups are of what is not there: new requests, new event ids.
         table.set_bloom_filter(10, False)
         table.set_cache_index_and_filter_blocks(True)
         table.set_block_cache(Cache(max(memory_bytes // 3, 2**20)))
