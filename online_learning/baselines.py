@@ -1,9 +1,11 @@
 """The learners that the online model has to beat, fed with the same examples at the same moments.
 
 `river`: logistic regression by AdaGrad from the library river, over the model's own fields (one weight per value) and
-dense features. `popularity`: the share of positives of the item so far.
+dense features; of a value task linear regression on its log. `popularity`: the share of positives of the item so far;
+of a value task the mean of the item's values.
 """
 
+import math
 import pickle
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
@@ -11,14 +13,16 @@ from typing import Any, Final, Protocol
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from river import linear_model, optim
+from river import linear_model, optim, preprocessing
 
 from online_learning.batches import Batch
+from streams.settings import MOST_VALUE
 
 # Weights of the regression are bounded in number by hashing keys into this many; ml-100k has about 5,000.
 _BUCKETS: Final = 1 << 20
 # An item's rate is shrunk towards the rate of all items as if seen this often; the best of 2, 5, 10, 20 on ml-100k.
 _PRIOR_WEIGHT: Final = 10.0
+_MOST_LOG: Final = math.log1p(MOST_VALUE)
 
 
 class Baseline(Protocol):
@@ -27,37 +31,53 @@ class Baseline(Protocol):
     name: str
 
     def predict(self, batch: Batch) -> NDArray[np.float32]:
-        """Probabilities f32 [B, T]."""
+        """Probabilities, and of value tasks values, f32 [B, T]."""
         ...
 
     def learn(self, batch: Batch, labels: NDArray[np.float32], weights: NDArray[np.float32]) -> None:
-        """Learns labels f32 [B, T] (NaN: none) with weights f32 [B, T]."""
+        """Learns labels f32 [B, T] (NaN: none) with weights f32 [B, T]; a value weighs 1."""
         ...
 
     def state(self) -> bytes: ...
     def restore(self, state: bytes) -> None: ...
 
 
-class RiverLogistic:
-    """One `river.linear_model.LogisticRegression` per task."""
+class RiverLinear:
+    """One `river.linear_model.LogisticRegression` per binary task; of a value task a `LinearRegression` by the Huber
+    loss on standard scores of `log1p(value)`, as the model's."""
 
     name = "river"
 
-    def __init__(self, tasks: int, learning_rate: float = 0.1) -> None:
+    def __init__(self, tasks: int, values: Sequence[int] = (), learning_rate: float = 0.1) -> None:
+        self._values = frozenset(values)
         self._models: list[Any] = [
-            linear_model.LogisticRegression(optimizer=optim.AdaGrad(learning_rate)) for _ in range(tasks)
+            preprocessing.TargetStandardScaler(
+                linear_model.LinearRegression(optim.AdaGrad(learning_rate), optim.losses.Huber(1.0))
+            )
+            if t in self._values
+            else linear_model.LogisticRegression(optimizer=optim.AdaGrad(learning_rate))
+            for t in range(tasks)
         ]
 
     def predict(self, batch: Batch) -> NDArray[np.float32]:
         out = np.empty((batch.rows, len(self._models)), dtype=np.float32)
         for row, x in enumerate(_inputs(batch)):
-            out[row] = [model.predict_proba_one(x)[True] for model in self._models]
+            out[row] = [
+                model.predict_one(x) if t in self._values else model.predict_proba_one(x)[True]
+                for t, model in enumerate(self._models)
+            ]
+        for t in self._values:
+            out[:, t] = np.expm1(np.clip(out[:, t], 0.0, _MOST_LOG))
         return out
 
     def learn(self, batch: Batch, labels: NDArray[np.float32], weights: NDArray[np.float32]) -> None:
         for x, label, weight in zip(_inputs(batch), labels.tolist(), weights.tolist(), strict=True):
-            for model, y, w in zip(self._models, label, weight, strict=True):
-                if y == y:
+            for t, (model, y, w) in enumerate(zip(self._models, label, weight, strict=True)):
+                if y != y:
+                    continue
+                if t in self._values:
+                    model.learn_one(x, math.log1p(y))
+                else:
                     model.learn_one(x, y >= 0.5, w=w)
 
     def state(self) -> bytes:
@@ -68,13 +88,14 @@ class RiverLogistic:
 
 
 class Popularity:
-    """Positives per label of the item so far, shrunk towards the rate of all items."""
+    """Positives per label of the item so far, or its values' mean, shrunk towards that of all items."""
 
     name = "popularity"
 
-    def __init__(self, tasks: int) -> None:
+    def __init__(self, tasks: int, values: Sequence[int] = ()) -> None:
         self._tasks = tasks
-        self._all = np.array([[1.0, 2.0]] * tasks)
+        # Of a value nothing is known beforehand; its first label has no one to share with.
+        self._all = np.array([[0.0, 1e-6] if t in values else [1.0, 2.0] for t in range(tasks)])
         self._items: dict[str, list[list[float]]] = {}
 
     def predict(self, batch: Batch) -> NDArray[np.float32]:
@@ -112,9 +133,9 @@ class Popularity:
         self._all = np.array(everything)
 
 
-def baselines(tasks: int) -> Sequence[Baseline]:
-    """The baselines that run beside every model."""
-    return (RiverLogistic(tasks), Popularity(tasks))
+def baselines(tasks: int, values: Sequence[int] = ()) -> Sequence[Baseline]:
+    """The baselines that run beside every model; `values`: the columns of the value tasks."""
+    return (RiverLinear(tasks, values), Popularity(tasks, values))
 
 
 def _inputs(batch: Batch) -> list[dict[int, float]]:

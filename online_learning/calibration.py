@@ -1,4 +1,4 @@
-"""Calibration: does what is predicted happen as often as predicted?"""
+"""Calibration: does what is predicted happen as often as predicted, and are values as large as predicted?"""
 
 from collections.abc import Sequence
 from typing import Final
@@ -12,30 +12,34 @@ HALF_LIFE: Final = 5_000
 
 
 class CalibrationState(msgspec.Struct, frozen=True):
-    """Decayed sums per task: predictions per learner, and positives."""
+    """Decayed sums per task: predictions per learner, and positives (of a value task the values)."""
 
     predicted: dict[str, dict[str, float]] = {}
     positives: dict[str, float] = {}
 
 
 class Calibration:
-    """Mean prediction over observed rate of every learner L on every task T, over about the last `HALF_LIFE`."""
+    """Mean prediction over observed rate of every learner L on every task T, over about the last `HALF_LIFE`; of a
+    value task (one in the columns `values`) mean prediction over mean value."""
 
-    def __init__(self, learners: Sequence[str], tasks: Sequence[str]) -> None:
-        self._learners, self._tasks = tuple(learners), tuple(tasks)
+    def __init__(self, learners: Sequence[str], tasks: Sequence[str], values: Sequence[int] = ()) -> None:
+        self._learners, self._tasks, self._values = tuple(learners), tuple(tasks), list(values)
         self._predicted = np.zeros((len(learners), len(tasks)))
         self._positives = np.zeros(len(tasks))
 
-    def add(self, probabilities: NDArray[np.float32], labels: NDArray[np.float32]) -> None:
+    def add(self, predictions: NDArray[np.float32], labels: NDArray[np.float32]) -> None:
         """Counts predictions f32 [B, L, T] against labels f32 [B, T] (NaN: not now)."""
         known = ~np.isnan(labels)
         decay = 0.5 ** (known.sum(axis=0) / HALF_LIFE)
-        said = np.where(known[:, None], probabilities, 0.0).sum(axis=0, dtype=np.float64)
+        said = np.where(known[:, None], predictions, 0.0).sum(axis=0, dtype=np.float64)
         self._predicted = self._predicted * decay + said
-        self._positives = self._positives * decay + (known & (labels >= 0.5)).sum(axis=0)
+        happened = (known & (labels >= 0.5)).sum(axis=0, dtype=np.float64)
+        happened[self._values] = np.nansum(labels[:, self._values], axis=0, dtype=np.float64)
+        self._positives = self._positives * decay + happened
 
     def ratios(self) -> dict[tuple[str, str], float]:
-        """Mean prediction over observed rate by (learner, task), 1 is calibrated; without positives there is none."""
+        """Mean prediction over observed rate or mean value by (learner, task), 1 is calibrated; without positives there
+        is none."""
         return {
             (learner, task): float(self._predicted[number, t] / self._positives[t])
             for t, task in enumerate(self._tasks)

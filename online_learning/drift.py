@@ -1,8 +1,8 @@
 """Drift detection: does a learner's error, example by example, still come from where it came from?
 
-ADWIN (Bifet and Gavalda 2007, from the library river) keeps a window of the newest log losses and cuts its older part
-off where the means of the two differ by more than chance explains. A cut that leaves a higher error is an alarm; one
-that leaves a lower error is learning, and ends the alarm.
+ADWIN (Bifet and Gavalda 2007, from the library river) keeps a window of the newest log losses (of a value task: of
+errors of its log) and cuts its older part off where the means of the two differ by more than chance explains. A cut
+that leaves a higher error is an alarm; one that leaves a lower error is learning, and ends the alarm.
 
 Beside all examples together, the first learner's are watched scene by scene: what goes wrong in one of many scenes is
 hidden in their mean.
@@ -17,8 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 from river.drift import ADWIN
 
+LOG_LOSS: Final = "log loss"
+LOG_ERROR: Final = "log error"
+"""Of a value task: |log1p(prediction) - log1p(value)|, where being wrong by a factor is as wrong for large values."""
 LOSS_CAP: Final = 4.0
-"""Log losses (nats) count at most this much: ADWIN's bound is one for values of a known range."""
+"""Errors (nats) count at most this much: ADWIN's bound is one for values of a known range."""
 DELTA: Final = 0.002
 """ADWIN's confidence: at most this share of its cuts of a stationary window is chance.
 
@@ -37,9 +40,9 @@ _LEAST: Final = 1e-7
 
 
 class Alarm(msgspec.Struct, frozen=True):
-    """A learner's error of a task went up: mean (capped) log loss before and after, in nats; `at_ms` as handed in.
+    """A learner's error of a task went up: its mean (capped) before and after, in nats; `at_ms` as handed in.
 
-    `scene`: where, or None for all examples together.
+    `scene`: where, or None for all examples together. `error`: which error it is.
     """
 
     learner: str
@@ -48,6 +51,7 @@ class Alarm(msgspec.Struct, frozen=True):
     before: float
     after: float
     scene: str | None = None
+    error: str = LOG_LOSS
 
 
 class WatchState(msgspec.Struct, frozen=True):
@@ -105,8 +109,10 @@ class _Watch:
 class Drift:
     """Watches the error of every learner L on every task T, and the first one's by scene; says when it goes up."""
 
-    def __init__(self, learners: Sequence[str], tasks: Sequence[str]) -> None:
+    def __init__(self, learners: Sequence[str], tasks: Sequence[str], values: Sequence[int] = ()) -> None:
+        """`values`: the columns of the value tasks."""
         self.learners, self.tasks = tuple(learners), tuple(tasks)
+        self._value_tasks = frozenset(tasks[column] for column in values)
         self._watches = {(learner, task): _Watch(DELTA) for learner in learners for task in tasks}
         self._scenes: dict[str, dict[str, _Watch]] = {task: {} for task in tasks}
         self._seen = dict.fromkeys(tasks, 0)
@@ -114,7 +120,7 @@ class Drift:
 
     def add(
         self,
-        probabilities: NDArray[np.float32],
+        predictions: NDArray[np.float32],
         labels: NDArray[np.float32],
         now_ms: int,
         scenes: Sequence[str] | None = None,
@@ -125,9 +131,9 @@ class Drift:
             rows = np.flatnonzero(~np.isnan(labels[:, t]))
             if not len(rows):
                 continue
-            positive = labels[rows, t] >= 0.5
-            p = np.clip(probabilities[rows, :, t].astype(np.float64), _LEAST, 1 - _LEAST)
-            losses = np.minimum(-np.log(np.where(positive[:, None], p, 1 - p)), LOSS_CAP) / LOSS_CAP
+            said, known = predictions[rows, :, t].astype(np.float64), labels[rows, t, None]
+            losses = _log_errors(said, known) if task in self._value_tasks else _log_losses(said, known)
+            losses = np.minimum(losses, LOSS_CAP) / LOSS_CAP
             for number, learner in enumerate(self.learners):
                 self._look(self._watches[learner, task], losses[:, number].tolist(), learner, task, now_ms, None)
             if scenes is not None:
@@ -194,7 +200,8 @@ class Drift:
         rise = watch.add(losses)
         if rise is not None:
             before, after = (LOSS_CAP * mean for mean in rise)
-            watch.alarm = Alarm(learner, task, now_ms, before, after, scene)
+            error = LOG_ERROR if task in self._value_tasks else LOG_LOSS
+            watch.alarm = Alarm(learner, task, now_ms, before, after, scene, error)
             watch.last_ms = now_ms
             self._begun.append(watch.alarm)
 
@@ -219,3 +226,14 @@ class Drift:
             del known[oldest]
         watch = known[scene] = _Watch(SCENE_DELTA)
         return watch
+
+
+def _log_losses(said: NDArray[np.float64], known: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Of probabilities [B, L] and labels [B, 1]."""
+    p = np.clip(said, _LEAST, 1 - _LEAST)
+    return np.asarray(-np.log(np.where(known >= 0.5, p, 1 - p)))
+
+
+def _log_errors(said: NDArray[np.float64], known: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Of predictions [B, L] and values [B, 1]."""
+    return np.asarray(np.abs(np.log1p(said) - np.log1p(known.astype(np.float64))))

@@ -1,14 +1,14 @@
 """Keeps the trainer: saves checkpoints, restores the newest, and cuts topics behind the oldest."""
 
 import logging
-import time
 from typing import Protocol
 
 import msgspec
 
 from online_learning.checkpoint.checkpoint import Checkpoint, CheckpointError, Manifest
 from online_learning.checkpoint.store import CheckpointSettings, CheckpointStore
-from online_learning.inputs import Input, Positions
+from online_learning.cutter import Cutter
+from online_learning.inputs import Positions
 from online_learning.learner import TABLE
 from online_learning.learners import Learners
 from online_learning.models.parameters import ShapeMismatch
@@ -17,10 +17,8 @@ from online_learning.state import Backfilled, CheckpointMeta, dense_arrays, dens
 from online_learning.table.table import Table
 from online_learning.table.version import pack_version
 from online_learning.updates.position import LogPosition
-from streams import kafka
-from streams.admin import cut
 from streams.failpoints import hit
-from streams.topics import EXAMPLES, UPDATES
+from streams.topics import EXAMPLES
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +55,7 @@ class Keeper:
     def __init__(self, settings: LearningSettings, location: str) -> None:
         self._settings = settings
         self._store = CheckpointStore(location, CheckpointSettings(keep=settings.trainer.checkpoints_kept))
+        self._cutter = Cutter(settings.kafka, settings.trainer.examples_kept_s)
         self._saved: Positions = {}
         self._force_whole = True
 
@@ -81,7 +80,11 @@ class Keeper:
                 f"checkpoint {checkpoint.number} is of a backfill that has not ended: run `freshet backfill` again"
             )
         fields = _fields(self._settings)
-        for what, there, wanted in (("fields", meta.fields, fields), ("tasks", meta.tasks, learners.tasks)):
+        for what, there, wanted in (
+            ("fields", meta.fields, fields),
+            ("tasks", meta.tasks, learners.tasks),
+            ("value tasks", meta.values, learners.value_tasks),
+        ):
             if there != wanted:
                 raise CheckpointError(
                     f"checkpoint {checkpoint.number} is of a model with the {what} {there}, the settings say {wanted}: "
@@ -119,7 +122,8 @@ class Keeper:
             whole = self._force_whole or self._store.wants_whole()
             publisher.poll()
             position = publisher.position
-            meta = CheckpointMeta(position, learners.counters, learners.tasks, _fields(self._settings), backfill)
+            fields = _fields(self._settings)
+            meta = CheckpointMeta(position, learners.counters, learners.tasks, fields, backfill, learners.value_tasks)
             checkpoint = Checkpoint(
                 tables={TABLE: learners.online.table.snapshot(whole=whole)},
                 dense=dense_arrays(learners.online.dense_parameters(), learners.state()),
@@ -138,12 +142,9 @@ class Keeper:
             self._force_whole = True
             logger.error("checkpoint failed: %s", error)
 
-    def cut(self, examples: Input, table: Table) -> None:
-        """Deletes the records of `examples` and `updates` that no kept checkpoint needs any more, and lets the table
-        forget the removals that every one of them contains.
-
-        Examples that are younger than `examples_kept_s` stay for their other readers.
-        """
+    def cut(self, table: Table) -> None:
+        """Begins to delete the records of `examples` and `updates` that no kept checkpoint needs any more, and lets the
+        table forget the removals that every one of them contains."""
         try:
             oldest = self._store.oldest()
         except OSError as error:
@@ -152,19 +153,11 @@ class Keeper:
         if oldest is None:
             return
         table.forget_tombstones(pack_version(oldest.epoch, oldest.sequence))
-        before = {(UPDATES.name, k): v for k, v in _meta(oldest).position.offsets.items()}
-        try:
-            young = examples.offsets_at(time.time() - self._settings.trainer.examples_kept_s)
-            for partition, offset in oldest.offsets.get(EXAMPLES.name, {}).items():
-                before[EXAMPLES.name, partition] = min(offset, young.get(partition, offset))
-            hit("trainer.cutting")
-            cut(self._settings.kafka, {place: offset for place, offset in before.items() if offset > 0})
-            hit("trainer.cut")
-        except kafka.BrokerAway as error:
-            logger.warning("old records were not deleted: %s", error)
+        self._cutter.begin(_meta(oldest).position.offsets, oldest.offsets.get(EXAMPLES.name, {}))
 
     def close(self) -> None:
         """Waits for a save that still runs."""
+        self._cutter.close()
         try:
             self._store.wait()
         except (CheckpointError, OSError) as error:

@@ -9,15 +9,17 @@
   example starts as a negative: positives weigh 1 + p. Here it is known which example was a fake negative, so that one
   undoes its own gradient: with p predicted, cross-entropy's slope by the logit is p/r for the negative as learned and
   p - 1 for the positive; their difference is the slope of a positive of weight 1 + p / (r (1 - p)).
+- A value that a later revision says anew is learned as the step from the old to the new one (`OnlineLearner.learn`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from online_learning.predictions import Remembered
+from streams.labels import is_good
 from streams.records import Assignment, Example, LabelState
 
 MAX_WEIGHT: Final = 20.0
@@ -26,11 +28,18 @@ MAX_WEIGHT: Final = 20.0
 
 class Targets(NamedTuple):
     """labels f32 [B, T], NaN where there is nothing to learn; weights f32 [B, T]; `corrects` bool [B, T]: a positive
-    whose negative was learned before."""
+    whose negative was learned before; `revised` f32 [B, T]: the value that was learned before, NaN where none was."""
 
     labels: NDArray[np.float32]
     weights: NDArray[np.float32]
     corrects: NDArray[np.bool_]
+    revised: NDArray[np.float32]
+
+    @property
+    def again(self) -> NDArray[np.bool_]:
+        """Which labels replace one that was learned, [B, T]."""
+        again: NDArray[np.bool_] = self.corrects | ~np.isnan(self.revised)
+        return again
 
 
 def is_learned(arms: Sequence[Assignment], *, organic: bool, arm: str) -> bool:
@@ -38,18 +47,32 @@ def is_learned(arms: Sequence[Assignment], *, organic: bool, arm: str) -> bool:
     return organic or not arm or not arms or any(place.arm == arm for place in arms)
 
 
-def targets(examples: Sequence[Example], known: Sequence[Remembered | None], tasks: Sequence[str]) -> Targets:
+def targets(
+    examples: Sequence[Example], known: Sequence[Remembered | None], tasks: Sequence[str], values: Collection[int] = ()
+) -> Targets:
     """What to learn from each example, given what is remembered of it (None: forgotten, or never predicted).
+
+    `values`: the columns of the value tasks, whose labels are the values.
 
     Notes in what is remembered that these labels are learned, so that two revisions in one batch do not count twice.
     """
     labels = np.full((len(examples), len(tasks)), np.nan, dtype=np.float32)
     weights = np.ones_like(labels)
     corrects = np.zeros(labels.shape, dtype=bool)
+    revised = np.full_like(labels, np.nan)
     for row, (example, memory) in enumerate(zip(examples, known, strict=True)):
         for t, task in enumerate(tasks):
             label = example.labels.get(task)
             if label is None or label.state is not LabelState.OBSERVED:
+                continue
+            if t in values:
+                before = _value_before(example, memory, t, label.value)
+                if before == label.value or not is_good(label.value):
+                    continue
+                if memory is not None:
+                    memory.labels[t] = label.value
+                labels[row, t] = label.value
+                revised[row, t] = np.nan if before is None else before
                 continue
             value = 1.0 if label.value >= 0.5 else 0.0
             if memory is not None:
@@ -67,7 +90,15 @@ def targets(examples: Sequence[Example], known: Sequence[Remembered | None], tas
             if value == 0.0 and example.cause is None and not example.organic:
                 # The window's end made it, and no action.
                 weights[row, t] = min(1.0 / max(example.negative_rate, 1e-6), MAX_WEIGHT)
-    return Targets(labels, weights, corrects)
+    return Targets(labels, weights, corrects, revised)
+
+
+def _value_before(example: Example, memory: Remembered | None, t: int, value: float) -> float | None:
+    """The value of a task that was learned of this example before; None where none was."""
+    if memory is not None:
+        return memory.labels[t]
+    # Forgotten: a first revision is new, and of a later one nobody knows.
+    return None if example.revision == 0 else value
 
 
 def negative_rates(examples: Sequence[Example], shown_is_negative: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -4,6 +4,7 @@ import io
 import math
 from collections.abc import Iterable
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,15 +14,17 @@ from online_learning.learning_health import LearningHealth, sound_rows
 from online_learning.models.adam import Adam
 from online_learning.models.dense_features import PRIOR_LOGIT, dense_names
 from online_learning.models.fields import FieldEncoder
-from online_learning.models.parameters import Parameters
+from online_learning.models.parameters import Parameters, check
 from online_learning.models.ranking import RankingModel, gradients
 from online_learning.models.registry import new_network, new_scorer
 from online_learning.models.retriever import of_ranking, of_retrieval, together
+from online_learning.models.values import VALUES, value_columns
 from online_learning.settings import LearningSettings
 from online_learning.table.settings import InitializerSettings, OptimizerKind, OptimizerSettings, TableSettings
 from online_learning.table.snapshot import TableSnapshot
 from online_learning.table.table import Table
 from online_learning.two_tower_learner import TwoTowerLearner
+from online_learning.value_scale import ScaleState, ValueScale
 
 TABLE = "sparse"
 """The one table of all fields, and so the name of its frames and checkpoints."""
@@ -58,7 +61,7 @@ class OnlineLearner:
     name = "online"
 
     def __init__(self, settings: LearningSettings) -> None:
-        tasks = len(settings.tasks)
+        tasks, self._values = len(settings.tasks), list(value_columns(settings.tasks))
         fields, dense = FieldEncoder(settings.model).fields, len(dense_names(settings.model))
         self._settings = settings
         self._width = 1 + settings.model.dim
@@ -69,11 +72,12 @@ class OnlineLearner:
         self._pending = 0
         self.towers = TwoTowerLearner(settings) if settings.retrieval.name == "two_tower" else None
         self.health = LearningHealth()
-        self._scorer = new_scorer(settings.model, tasks)
+        self._scale = ValueScale(len(self._values))
+        self._scorer = new_scorer(settings.model, tasks, self._values)
         self._load_scorer()
 
     def predict(self, batch: Batch) -> NDArray[np.float32]:
-        """Probabilities f32 [B, T] as serving would give them: a key without a row counts as missing."""
+        """Predictions f32 [B, T] as serving would give them: a key without a row counts as missing."""
         return self._scorer.score(self._pooled(batch, self.table.find(batch.side.keys)), batch.dense)
 
     def learn(
@@ -84,17 +88,35 @@ class OnlineLearner:
         now_ms: int,
         version: int,
         offsets: NDArray[np.float32] | None = None,
+        revised: NDArray[np.float32] | None = None,
     ) -> NDArray[np.bool_]:
-        """Learns labels f32 [B, T] (NaN: none) with weights f32 [B, T]; which examples it learned, [B].
+        """Learns labels f32 [B, T] (NaN: none; of a value task the value) with weights f32 [B, T]; which examples it
+        learned, [B].
 
         Rows take their step at once, the network when enough examples have come. `version` stamps the rows that change,
         `now_ms` is noted as their last sighting. An example whose gradient is not finite is refused: it reaches neither
-        a row nor the network. `offsets` f32 [B, T]: see `gradients`.
+        a row nor the network. `offsets` f32 [B, T]: see `gradients`. `revised` f32 [B, T]: the value that was learned
+        before in place of a label (NaN: none).
         """
+        if self._values:
+            labels = self._with_scores(batch, labels, revised)
+        return self._learn(batch, labels, weights, now_ms, version, offsets)
+
+    def _learn(
+        self,
+        batch: Batch,
+        labels: NDArray[np.float32],
+        weights: NDArray[np.float32],
+        now_ms: int,
+        version: int,
+        offsets: NDArray[np.float32] | None,
+    ) -> NDArray[np.bool_]:
+        """As `learn`, of labels as the network is to say them."""
         side = batch.side
         slots = self.table.find_or_insert(side.keys, side.spaces, now_ms, version)
         waiting = self._take_gradients()
-        loss, by_field = gradients(self.model, self._pooled(batch, slots), batch.dense, labels, weights, offsets)
+        pooled = self._pooled(batch, slots)
+        loss, by_field = gradients(self.model, pooled, batch.dense, labels, weights, offsets, self._values)
         sound = sound_rows(loss, by_field, batch.dense)
         if not sound.all():
             # The network's gradients are sums over the batch: they are made anew from the others.
@@ -103,7 +125,7 @@ class OnlineLearner:
             good = np.flatnonzero(sound)
             if len(good):
                 rest = None if offsets is None else offsets[good]
-                sound[good] = self.learn(batch.take(good), labels[good], weights[good], now_ms, version, rest)
+                sound[good] = self._learn(batch.take(good), labels[good], weights[good], now_ms, version, rest)
             return sound
         self._add_gradients(waiting)
         by_bag = by_field.reshape(-1, self._width)
@@ -114,16 +136,26 @@ class OnlineLearner:
         return sound
 
     def dense_parameters(self) -> Parameters:
-        """Copies of the network's parameters by name, and of the towers' where there are some."""
-        return together(self.model.to_numpy(), {} if self.towers is None else self.towers.dense_parameters())
+        """Copies of the network's parameters by name, of the value tasks' scale and of the towers' where there are
+        some."""
+        ranking = self.model.to_numpy()
+        if self._values:
+            ranking[VALUES] = self._scale.parameters.copy()
+        return together(ranking, {} if self.towers is None else self.towers.dense_parameters())
 
     # --- keeping ---------------------------------------------------------------------------------------------------
 
     def optimizer_state(self) -> bytes:
-        """Adam's moments, and the gradients that wait for its next step."""
+        """Adam's moments, the gradients that wait for its next step, and what is known of the values' scale."""
         out = io.BytesIO()
-        waiting = [parameter.grad for parameter in self.model.parameters()]
-        torch.save({"adam": self._adam.state_dict(), "pending": self._pending, "gradients": waiting}, out)
+        state = {
+            "adam": self._adam.state_dict(),
+            "pending": self._pending,
+            "gradients": [parameter.grad for parameter in self.model.parameters()],
+        }
+        if self._values:
+            state["values"] = msgspec.to_builtins(self._scale.state())
+        torch.save(state, out)
         return out.getvalue()
 
     def restore(
@@ -131,12 +163,16 @@ class OnlineLearner:
     ) -> None:
         """Takes over rows, network and moments; raises ValueError where they are of another model."""
         self.table = Table.restore(table_settings(self._settings), snapshot)
-        self.model.from_numpy(of_ranking(dense))
+        ranking = of_ranking(dense)
+        check(ranking, self._scorer.shapes)
+        self.model.from_numpy({name: value for name, value in ranking.items() if name != VALUES})
         if self.towers is not None:
             self.towers.restore(of_retrieval(dense), towers_state)
         state = torch.load(io.BytesIO(optimizer_state), weights_only=True)
         self._adam.load_state_dict(state["adam"])
         self._pending = state["pending"]
+        if self._values:
+            self._scale.restore(msgspec.convert(state["values"], ScaleState))
         for parameter, gradient in zip(self.model.parameters(), state["gradients"], strict=True):
             parameter.grad = gradient
         self._load_scorer()
@@ -167,6 +203,27 @@ class OnlineLearner:
         self._adam.zero_grad(set_to_none=False)
         self._pending = 0
 
+    def _with_scores(
+        self, batch: Batch, labels: NDArray[np.float32], revised: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        """The labels with values as the network is to say them, [B, T], their scale having heard of them.
+
+        A revised value was learned as another one before. It has to undo that, so it moves the output from where it is
+        now by what lies between the two: both slopes together are then the slope of the value alone.
+        """
+        values, columns = labels[:, self._values], self._values
+        if np.isnan(values).all():
+            return labels
+        before = np.full_like(values, np.nan) if revised is None else revised[:, columns]
+        again = ~np.isnan(before)
+        said = self._scorer.logits(self._pooled(batch, self.table.find(batch.side.keys)), batch.dense)[:, columns]
+        self._scale.add(np.where(again, np.nan, values), said)
+        scores = self._scale.scores(values)
+        scores = np.where(again, said + scores - self._scale.scores(before), scores)
+        labels = labels.copy()
+        labels[:, columns] = scores
+        return labels
+
     def _take_gradients(self) -> list[torch.Tensor | None]:
         """What waits for the network's next step, which from now on has nothing waiting."""
         waiting = []
@@ -187,7 +244,10 @@ class OnlineLearner:
 
     def _load_scorer(self) -> None:
         # The arrays share memory with the parameters, which Adam changes in place: the scorer is always up to date.
-        self._scorer.load({name: value.detach().numpy() for name, value in self.model.named().items()})
+        parameters = {name: value.detach().numpy() for name, value in self.model.named().items()}
+        if self._values:
+            parameters[VALUES] = self._scale.parameters
+        self._scorer.load(parameters)
 
 
 def _flat(tensors: Iterable[torch.Tensor]) -> torch.Tensor:

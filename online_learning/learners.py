@@ -18,6 +18,7 @@ from online_learning.labels import correction_weights, is_learned, negative_rate
 from online_learning.learner import OnlineLearner
 from online_learning.models.fields import FieldEncoder
 from online_learning.models.scorers.two_tower import tower_keys
+from online_learning.models.values import value_columns
 from online_learning.predictions import Predictions, Remembered
 from online_learning.progressive import Progressive
 from online_learning.sampling.negatives import Negatives
@@ -34,15 +35,18 @@ class Learners:
         self.online = OnlineLearner(settings)
         self._arm = settings.trainer.arm
         self._shown_is_negative = np.array([task.shown_is_negative for task in settings.tasks])
+        self.value_tasks = tuple(task.name for task in settings.tasks if task.is_value)
+        self._values = value_columns(settings.tasks)
+        self._binary = np.array([not task.is_value for task in settings.tasks])
         self._encoder = FieldEncoder(settings.model, catalogue.item)
         self._batcher = Batcher(self._encoder, catalogue)
         self._negatives = Negatives(settings, self._encoder, self._batcher)
-        self._baselines = baselines(len(self.tasks))
+        self._baselines = baselines(len(self.tasks), self._values)
         names = (self.online.name, *(other.name for other in self._baselines))
         self.predictions = Predictions(settings.trainer.remembered_examples, len(names), len(self.tasks))
-        self.progressive = Progressive(names, self.tasks, settings.trainer.validation_window)
-        self.drift = Drift(names, self.tasks)
-        self.calibration = Calibration(names, self.tasks)
+        self.progressive = Progressive(names, self.tasks, settings.trainer.validation_window, values=self._values)
+        self.drift = Drift(names, self.tasks, self._values)
+        self.calibration = Calibration(names, self.tasks, self._values)
         self.counters = Counters()
         self.refused_at_ms = 0
 
@@ -54,9 +58,9 @@ class Learners:
             return
         said = self._predict(self._batcher.of_impressions(ours))
         names = [f"{seen.request_id}/{shown.position}" for seen in ours for shown in seen.items]
-        for name, probabilities in zip(names, said, strict=True):
+        for name, predictions in zip(names, said, strict=True):
             if name not in self.predictions:
-                self.predictions.put(name, probabilities)
+                self.predictions.put(name, predictions)
 
     def unseen(self, examples: Sequence[Example]) -> bool:
         """Whether an example is of an impression that should have been predicted and was not."""
@@ -73,11 +77,12 @@ class Learners:
             return
         batch = self._batcher.of_examples(ours)
         known, said = self._first_sight(ours, batch)
-        found = targets(ours, known, self.tasks)
-        # What was learned as a negative has been validated as one; a late positive does not validate again. And organic
-        # positives of a task whose negatives are the items shown have no negatives to be told from.
+        found = targets(ours, known, self.tasks, self._values)
+        # What was learned as a negative has been validated as one; a late positive does not validate again, nor does a
+        # value that is said anew. And organic positives of a task whose negatives are the items shown have no negatives
+        # to be told from.
         alone = np.array([one.organic for one in ours])[:, None] & self._shown_is_negative
-        fresh = np.where(found.corrects | alone | np.isnan(said).any(axis=1), np.nan, found.labels).astype(np.float32)
+        fresh = np.where(found.again | alone | np.isnan(said).any(axis=1), np.nan, found.labels).astype(np.float32)
         self.progressive.add(said, fresh, [one.ts for one in ours], [one.scene for one in ours])
         self.drift.add(said, fresh, now_ms, [one.scene for one in ours])
         self.calibration.add(said, fresh)
@@ -90,19 +95,22 @@ class Learners:
             p = np.zeros(found.labels.shape, dtype=np.float32)
             p[rows] = self.online.predict(batch)
             correction_weights(found, p, rates)
-        labels, weights, corrects = found.labels[rows], found.weights[rows], found.corrects[rows]
+        labels, weights, again = found.labels[rows], found.weights[rows], found.again[rows]
+        revised = found.revised[rows]
         taught = [ours[row] for row in rows.tolist()]
-        sound = self._learn(taught, batch, labels, weights, now_ms, version)
+        sound = self._learn(taught, batch, labels, weights, revised, now_ms, version)
         if not sound.all():
             self.counters.refused += int((~sound).sum())
             self.refused_at_ms = now_ms
             if not sound.any():
                 return
             batch, labels, weights = batch.take(np.flatnonzero(sound)), labels[sound], weights[sound]
-            corrects = corrects[sound]
+            again, revised = again[sound], revised[sound]
+        # They cannot take back a value, so they keep the first.
+        kept = np.where(np.isnan(revised), labels, np.nan)
         for other in self._baselines:
-            other.learn(batch, labels, weights)
-        self._count(labels, corrects)
+            other.learn(batch, kept, weights)
+        self._count(labels, again)
 
     def forget_user(self, user: str, now_ms: int, version: int) -> None:
         """Removes the rows of a user's id, the tower's too; they become tombstones."""
@@ -144,20 +152,22 @@ class Learners:
         batch: Batch,
         labels: NDArray[np.float32],
         weights: NDArray[np.float32],
+        revised: NDArray[np.float32],
         now_ms: int,
         version: int,
     ) -> NDArray[np.bool_]:
         """One step of ranking model and towers by B examples and what is drawn for them; which were learned, [B]."""
-        taken = (labels == 1.0).any(axis=1)
+        taken = ((labels == 1.0) & self._binary).any(axis=1)
         self._negatives.items.add([batch.items[row] for row in np.flatnonzero(taken).tolist()])
         drawn = self._negatives.of_organic(examples, labels)
         if drawn is None:
-            sound = self.online.learn(batch, labels, weights, now_ms, version)
+            sound = self.online.learn(batch, labels, weights, now_ms, version, revised=revised)
         else:
             labels = np.concatenate([labels, drawn.labels])
             weights = np.concatenate([weights, np.ones_like(drawn.labels)]) * drawn.shares
+            revised = np.concatenate([revised, np.full_like(drawn.labels, np.nan)])
             both = batch.followed_by(drawn.batch)
-            sound = self.online.learn(both, labels, weights, now_ms, version, drawn.offsets)[: batch.rows]
+            sound = self.online.learn(both, labels, weights, now_ms, version, drawn.offsets, revised)[: batch.rows]
             self.counters.sampled += drawn.batch.rows
         positives = np.flatnonzero(taken & sound)
         if self.online.towers is not None and len(positives):
@@ -168,7 +178,7 @@ class Learners:
         return sound
 
     def _predict(self, batch: Batch) -> NDArray[np.float32]:
-        """Probabilities f32 [B, L, T] of all learners, the online model first."""
+        """Predictions f32 [B, L, T] of all learners, the online model first."""
         everyone = [self.online.predict(batch), *(other.predict(batch) for other in self._baselines)]
         return np.stack(everyone, axis=1)
 
@@ -200,9 +210,9 @@ class Learners:
                 said[row] = self.predictions.probabilities(memory)
         return known, said
 
-    def _count(self, labels: NDArray[np.float32], corrects: NDArray[np.bool_]) -> None:
+    def _count(self, labels: NDArray[np.float32], again: NDArray[np.bool_]) -> None:
         counters = self.counters
         counters.learned += len(labels)
-        counters.corrections += int(corrects.sum())
+        counters.corrections += int(again.sum())
         for task, count in zip(self.tasks, (~np.isnan(labels)).sum(axis=0).tolist(), strict=True):
             counters.labels[task] = counters.labels.get(task, 0) + count

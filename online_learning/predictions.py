@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 
 class Remembered(msgspec.Struct, array_like=True):
-    """`probabilities`: f32 [L, T] as bytes. `labels`: per task the label that was learned, None until one was.
+    """`probabilities`: predictions f32 [L, T] as bytes, of value tasks in their units. `labels`: per task the label
+    that was learned, None until one was.
 
     `number` counts the examples in the order in which they were first seen.
     """

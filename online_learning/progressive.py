@@ -1,8 +1,8 @@
 """Progressive validation: every learner predicts before it learns, and windows of the results merge with others.
 
 Predictions are counted in bins of their logit per class, so that the area under the ROC curve can be had over any set
-of windows by adding their bins. Blum, Kalai and Langford 1999 call it progressive validation; Gama et al. 2013 argue
-for it on streams (prequential evaluation).
+of windows by adding their bins. Of value tasks the errors are summed (`value_errors`). Blum, Kalai and Langford 1999
+call it progressive validation; Gama et al. 2013 argue for it on streams (prequential evaluation).
 """
 
 import math
@@ -13,7 +13,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from online_learning.value_errors import ValueErrors, running_means
 from streams.records import Validation
+from streams.settings import Target
 
 BINS: Final = 128
 LOGIT_RANGE: Final = 8.0
@@ -53,6 +55,11 @@ def merged_auc(windows: Iterable[Validation]) -> float:
     )
 
 
+def merged_errors(windows: Iterable[Validation]) -> ValueErrors:
+    """The errors over several windows of one learner and value task together."""
+    return sum((_errors_of(window) for window in windows), ValueErrors())
+
+
 class Tally(msgspec.Struct):
     """The open window of one (learner, task, scene), and the window's number since the start of the log."""
 
@@ -66,16 +73,18 @@ class Tally(msgspec.Struct):
     changed: bool = False
     bins_positive: list[int] = msgspec.field(default_factory=lambda: [0] * BINS)
     bins_negative: list[int] = msgspec.field(default_factory=lambda: [0] * BINS)
+    errors: ValueErrors = ValueErrors()
 
     def add(self, hits: "Hits") -> None:
         """Counts predictions and their labels."""
         self.first_ts = hits.first_ts if self.n == 0 else min(self.first_ts, hits.first_ts)
         self.last_ts = hits.last_ts if self.n == 0 else max(self.last_ts, hits.last_ts)
-        self.n += len(hits.positive) + len(hits.negative)
+        self.n += len(hits.positive) + len(hits.negative) + hits.errors.n
         self.changed = True
         self.positives += len(hits.positive)
         self.prediction_sum += hits.prediction_sum
         self.log_loss_sum += hits.log_loss_sum
+        self.errors += hits.errors
         for where in hits.positive:
             self.bins_positive[where] += 1
         for where in hits.negative:
@@ -83,7 +92,8 @@ class Tally(msgspec.Struct):
 
 
 class Hits(NamedTuple):
-    """Predictions of one learner and task: the bins of those labelled 1 and of those labelled 0, and their sums."""
+    """Predictions of one learner and task: the bins of those labelled 1 and of those labelled 0, and their sums; of a
+    value task the errors instead."""
 
     positive: list[int]
     negative: list[int]
@@ -91,6 +101,7 @@ class Hits(NamedTuple):
     log_loss_sum: float
     first_ts: int
     last_ts: int
+    errors: ValueErrors = ValueErrors()
 
 
 class _Scored(NamedTuple):
@@ -127,6 +138,31 @@ class _Scored(NamedTuple):
         )
 
 
+class _ScoredValues(NamedTuple):
+    """The same of a value task. said: [B, L]; labels, means (running, before each) and times_ms: [B]."""
+
+    said: NDArray[np.float64]
+    labels: NDArray[np.float64]
+    means: NDArray[np.float64]
+    times_ms: NDArray[np.int64]
+
+    def take(self, rows: NDArray[np.intp] | slice) -> "_ScoredValues":
+        """The examples at `rows`."""
+        return _ScoredValues(self.said[rows], self.labels[rows], self.means[rows], self.times_ms[rows])
+
+    def hits(self, number: int) -> Hits:
+        """Of one learner; there must be an example."""
+        return Hits(
+            positive=[],
+            negative=[],
+            prediction_sum=float(self.said[:, number].sum()),
+            log_loss_sum=0.0,
+            first_ts=int(self.times_ms.min()),
+            last_ts=int(self.times_ms.max()),
+            errors=ValueErrors.of(self.said[:, number], self.labels, self.means),
+        )
+
+
 class ProgressiveState(msgspec.Struct):
     """What a checkpoint keeps: the open windows, and the sums since the start of the log."""
 
@@ -135,10 +171,21 @@ class ProgressiveState(msgspec.Struct):
 
 
 class Progressive:
-    """Open windows per (learner, task, scene) of `window` predictions each, and totals per (learner, task)."""
+    """Open windows per (learner, task, scene) of `window` predictions each, and totals per (learner, task).
 
-    def __init__(self, learners: Sequence[str], tasks: Sequence[str], window: int, process: str = "trainer") -> None:
+    `values`: the columns of the value tasks.
+    """
+
+    def __init__(
+        self,
+        learners: Sequence[str],
+        tasks: Sequence[str],
+        window: int,
+        process: str = "trainer",
+        values: Sequence[int] = (),
+    ) -> None:
         self.learners, self.tasks = tuple(learners), tuple(tasks)
+        self._value_tasks = frozenset(tasks[column] for column in values)
         self._window, self._process = window, process
         self._open: dict[tuple[str, str, str], Tally] = {}
         self._totals = {(learner, task): Tally() for learner in learners for task in tasks}
@@ -146,7 +193,7 @@ class Progressive:
 
     def add(
         self,
-        probabilities: NDArray[np.float32],
+        predictions: NDArray[np.float32],
         labels: NDArray[np.float32],
         times_ms: Sequence[int],
         scenes: Sequence[str],
@@ -157,7 +204,7 @@ class Progressive:
             rows = np.flatnonzero(~np.isnan(labels[:, t]))
             if not len(rows):
                 continue
-            scored = _Scored.of(probabilities[rows, :, t], labels[rows, t] >= 0.5, times[rows])
+            scored = self._scored(task, predictions[rows, :, t], labels[rows, t], times[rows])
             for number, learner in enumerate(self.learners):
                 self._totals[learner, task].add(scored.hits(number))
             for scene, of_scene in _by_scene(rows, scenes):
@@ -176,10 +223,16 @@ class Progressive:
         return [self._record(key, tally, now_ms, epoch) for key, tally in changed]
 
     def figures(self) -> dict[str, float]:
-        """`auc_TASK_LEARNER`, `log_loss_TASK_LEARNER` and `validated_TASK` since the start of the log."""
+        """`auc_TASK_LEARNER`, `log_loss_TASK_LEARNER` and `validated_TASK` since the start of the log; of a value task
+        `mae_`, `rmse_` and `r2_TASK_LEARNER` instead of the first two."""
         figures: dict[str, float] = {}
         for (learner, task), tally in self._totals.items():
             figures[f"validated_{task}"] = float(tally.n)
+            if task in self._value_tasks:
+                errors = {"mae": tally.errors.mae, "rmse": tally.errors.rmse, "r2": tally.errors.r2}
+                known = {name: value for name, value in errors.items() if not math.isnan(value)}
+                figures.update((f"{name}_{task}_{learner}", value) for name, value in known.items())
+                continue
             area = auc(tally.bins_positive, tally.bins_negative)
             if not math.isnan(area):
                 figures[f"auc_{task}_{learner}"] = area
@@ -201,11 +254,21 @@ class Progressive:
             if (learner, task) in self._totals:
                 self._totals[learner, task] = tally
 
-    def _add_open(self, task: str, scene: str, scored: _Scored) -> None:
+    def _scored(
+        self, task: str, said: NDArray[np.float32], labels: NDArray[np.float32], times_ms: NDArray[np.int64]
+    ) -> _Scored | _ScoredValues:
+        if task not in self._value_tasks:
+            return _Scored.of(said, labels >= 0.5, times_ms)
+        values = labels.astype(np.float64)
+        # Every learner has seen the same labels.
+        before = self._totals[self.learners[0], task].errors
+        return _ScoredValues(said.astype(np.float64), values, running_means(values, before), times_ms)
+
+    def _add_open(self, task: str, scene: str, scored: _Scored | _ScoredValues) -> None:
         """Fills the open windows, and as many behind them as it takes."""
         for number, learner in enumerate(self.learners):
             key, rest = (learner, task, scene), scored
-            while len(rest.positive):
+            while len(rest.times_ms):
                 tally = self._open.setdefault(key, Tally())
                 room = max(1, self._window - tally.n)
                 tally.add(rest.take(slice(room)).hits(number))
@@ -216,6 +279,7 @@ class Progressive:
 
     def _record(self, key: tuple[str, str, str], tally: Tally, now_ms: int, epoch: int) -> Validation:
         learner, task, scene = key
+        of_value = task in self._value_tasks
         return Validation(
             process=self._process,
             learner=learner,
@@ -228,11 +292,26 @@ class Progressive:
             n=tally.n,
             positives=tally.positives,
             log_loss_sum=tally.log_loss_sum,
-            bins_positive=list(tally.bins_positive),
-            bins_negative=list(tally.bins_negative),
+            bins_positive=[] if of_value else list(tally.bins_positive),
+            bins_negative=[] if of_value else list(tally.bins_negative),
             prediction_sum=tally.prediction_sum,
             epoch=epoch,
+            target=Target.VALUE if of_value else Target.BINARY,
+            label_sum=tally.errors.labels,
+            absolute_error_sum=tally.errors.absolute,
+            squared_error_sum=tally.errors.squared,
+            reference_error_sum=tally.errors.reference,
         )
+
+
+def _errors_of(window: Validation) -> ValueErrors:
+    return ValueErrors(
+        window.n,
+        window.label_sum,
+        window.absolute_error_sum,
+        window.squared_error_sum,
+        window.reference_error_sum,
+    )
 
 
 def _by_scene(rows: NDArray[np.intp], scenes: Sequence[str]) -> list[tuple[str, NDArray[np.intp]]]:

@@ -51,12 +51,12 @@ def drift_text(alarm: Alarm, others: Sequence[str] = ()) -> str:
     also = f" (of {' and '.join(others)} too)" if others else ""
     where = f" in scene {alarm.scene!r}" if alarm.scene else " without a scene" if alarm.scene == "" else ""
     rise = f"went up from {alarm.before:.3f} to {alarm.after:.3f} nats"
-    return f"{alarm.task}{where}: the log loss of {alarm.learner} {rise}{also}"
+    return f"{alarm.task}{where}: the {alarm.error} of {alarm.learner} {rise}{also}"
 
 
 def drift_metrics(alarms: Sequence[Alarm]) -> list[Metric]:
     """One `drift` per alarm that began, with the labels task, learner and, where it is of one, scene; the value is the
-    rise of the log loss."""
+    rise of the log loss, or of a value task's log error."""
     return [
         Metric(
             process=_PROCESS,

@@ -56,13 +56,14 @@ class Backfilled(msgspec.Struct, frozen=True):
 
 class CheckpointMeta(msgspec.Struct, frozen=True):
     """`position`: what readers of the update log could see of this state. `backfill`: where it comes from one, of which
-    the update log knows nothing."""
+    the update log knows nothing. `values`: which of the tasks are value tasks."""
 
     position: LogPosition
     counters: Counters
     tasks: tuple[str, ...]
     fields: tuple[str, ...]
     backfill: Backfilled | None = None
+    values: tuple[str, ...] = ()
 
 
 class TrainerState(msgspec.Struct, frozen=True):

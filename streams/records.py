@@ -335,6 +335,10 @@ class Validation(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_fiel
     `window` numbers the window within (learner, task, scene) from the start of the log: a window published again after
     a restart has the same number and replaces the first. `bins_positive` and `bins_negative` count the predictions of
     each class per bin of predicted logit, so that AUC can be had over any set of windows.
+
+    Of a value task (`target` "value") there are no classes, and bins are empty: `label_sum`, `absolute_error_sum` and
+    `squared_error_sum` are in the value's units, and `reference_error_sum` are the squared errors of the running mean
+    of all labels before each, which the model has to beat.
     """
 
     process: str
@@ -352,6 +356,11 @@ class Validation(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_fiel
     bins_negative: list[int]
     prediction_sum: float = 0.0
     epoch: int = 0
+    target: str = "binary"
+    label_sum: float = 0.0
+    absolute_error_sum: float = 0.0
+    squared_error_sum: float = 0.0
+    reference_error_sum: float = 0.0
     v: int = SCHEMA_VERSION
 
 

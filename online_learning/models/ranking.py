@@ -5,6 +5,7 @@ The embeddings live in the sparse table; a network holds only the dense paramete
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -15,7 +16,8 @@ from online_learning.models.parameters import Parameters, Shapes, check
 
 
 class RankingModel(nn.Module, ABC):
-    """One logit per task; F fields, D dense features, T tasks, W = 1 + dim. Each model has its own (`registry`)."""
+    """One logit per task, or a value task's standard score; F fields, D dense features, T tasks, W = 1 + dim. Each
+    model has its own (`registry`)."""
 
     def __init__(self, shapes: Shapes) -> None:
         super().__init__()
@@ -77,14 +79,21 @@ class Layers(nn.Module):
         return named
 
 
-def masked_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+def masked_loss(logits: Tensor, labels: Tensor, weights: Tensor, values: Sequence[int] = ()) -> Tensor:
     """Weighted binary cross-entropy summed over [B, T]; a label that is NaN adds nothing.
+
+    In the columns `values` labels are standard scores, and the loss is Huber's with delta 1 (Huber 1964): half the
+    squared error up to one deviation, linear beyond it. Its slope is at most 1, as that of cross-entropy.
 
     A sum, not a mean: what an example does to its rows is the same whatever else is in its batch.
     """
     known = ~torch.isnan(labels)
     targets = torch.where(known, labels, torch.zeros_like(labels))
     losses = nn.functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    if values:
+        columns = torch.zeros(logits.shape[1], dtype=torch.bool)
+        columns[list(values)] = True
+        losses = torch.where(columns, nn.functional.huber_loss(logits, targets, reduction="none"), losses)
     return (losses * weights * known).sum()
 
 
@@ -95,17 +104,18 @@ def gradients(
     labels: NDArray[np.float32],
     weights: NDArray[np.float32],
     offsets: NDArray[np.float32] | None = None,
+    values: Sequence[int] = (),
 ) -> tuple[float, NDArray[np.float32]]:
     """Loss and its gradient f32 [B, F, W] by the pooled rows; the parameters' gradients are added to `.grad`.
 
     rows f32 [B, F, W], dense f32 [B, D], labels and weights f32 [B, T]. `offsets` f32 [B, T] are added to the logits in
-    the loss only: what the way in which an example was sampled adds to its odds.
+    the loss only: what the way in which an example was sampled adds to its odds. `values`: see `masked_loss`.
     """
     embedded = torch.from_numpy(rows).requires_grad_(True)
     logits = model(embedded, torch.from_numpy(dense))
     if offsets is not None:
         logits = logits + torch.from_numpy(offsets)
-    loss = masked_loss(logits, torch.from_numpy(labels), torch.from_numpy(weights))
+    loss = masked_loss(logits, torch.from_numpy(labels), torch.from_numpy(weights), values)
     loss.backward()  # type: ignore[no-untyped-call]
     assert embedded.grad is not None
     return loss.item(), embedded.grad.numpy()

@@ -1,6 +1,6 @@
 """The models by the name that the settings give: what learns (torch) and what serves (numpy)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from online_learning.models.scorer import Scorer
@@ -19,9 +19,10 @@ SCORERS: Final[Mapping[ModelName, type[Scorer]]] = {
 }
 
 
-def new_scorer(settings: ModelSettings, tasks: int) -> Scorer:
-    """The numpy scorer of the settings' model for T tasks, all parameters 0 until it is given some."""
-    return SCORERS[settings.name](settings, tasks)
+def new_scorer(settings: ModelSettings, tasks: int, values: Sequence[int] = ()) -> Scorer:
+    """The numpy scorer of the settings' model for T tasks, all parameters 0 until it is given some; `values`: the
+    columns of the value tasks."""
+    return SCORERS[settings.name](settings, tasks, values)
 
 
 def new_network(settings: ModelSettings, tasks: int, fields: int, dense: int, seed: int = 0) -> "RankingModel":

@@ -13,6 +13,7 @@ from online_learning.models.fields import Side
 from online_learning.models.parameters import Parameters, Shapes
 from online_learning.models.registry import new_scorer
 from online_learning.models.scorers.two_tower import PREFIX, TwoTowerScorer, tower_keys, tower_shapes, tower_side
+from online_learning.models.values import value_columns
 from online_learning.settings import LearningSettings
 
 
@@ -53,7 +54,7 @@ class RankingRetriever(Retriever):
     layered = False
 
     def __init__(self, settings: LearningSettings) -> None:
-        self._scorer = new_scorer(settings.model, len(settings.tasks))
+        self._scorer = new_scorer(settings.model, len(settings.tasks), value_columns(settings.tasks))
         self.width = self._scorer.retrieval_width(settings.model)
 
     def keys(self, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -104,7 +105,7 @@ def new_retriever(settings: LearningSettings) -> Retriever:
 def dense_shapes(settings: LearningSettings) -> Shapes:
     """The shape of every dense parameter of the settings' models by the name under which it travels."""
     towers = tower_shapes(settings) if settings.retrieval.name == "two_tower" else {}
-    ranking = new_scorer(settings.model, len(settings.tasks)).shapes
+    ranking = new_scorer(settings.model, len(settings.tasks), value_columns(settings.tasks)).shapes
     return {**ranking, **{f"{PREFIX}{name}": shape for name, shape in towers.items()}}
 
 

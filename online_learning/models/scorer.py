@@ -13,16 +13,23 @@ from numpy.typing import NDArray
 from online_learning.models.dense_features import dense_names
 from online_learning.models.fields import FieldEncoder
 from online_learning.models.parameters import Parameters, Shapes, check
+from online_learning.models.values import VALUES, values_of
 from online_learning.settings import ModelSettings
 
 
 class Scorer(ABC):
-    """Probabilities of every task for rows that were looked up elsewhere; each model has its own (`registry`)."""
+    """Predictions of every task for rows that were looked up elsewhere; each model has its own (`registry`).
 
-    def __init__(self, settings: ModelSettings, tasks: int) -> None:
+    A prediction is a probability, and of a value task (whose columns are `values`) in the value's units.
+    """
+
+    def __init__(self, settings: ModelSettings, tasks: int, values: Sequence[int] = ()) -> None:
         encoder = FieldEncoder(settings)
         self.dim = settings.dim
         self.shapes = self.shapes_of(settings, tasks, encoder.fields, len(dense_names(settings)))
+        self._values = list(values)
+        if self._values:
+            self.shapes[VALUES] = (len(self._values), 2)
         self._user_fields = len(encoder.user_fields)
         self._parameters: Parameters = {}
         self._layers: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
@@ -53,7 +60,7 @@ class Scorer(ABC):
 
     @abstractmethod
     def logits(self, rows: NDArray[np.float32], dense: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits f32 [B, T]; arguments as `score`."""
+        """The network's outputs f32 [B, T], logits but for value tasks; arguments as `score`."""
 
     def load(self, parameters: Parameters) -> None:
         """Takes over dense parameters by name (they are not copied); raises ShapeMismatch."""
@@ -62,14 +69,18 @@ class Scorer(ABC):
         self._parameters = parameters
 
     def score(self, rows: NDArray[np.float32], dense: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Probabilities f32 [B, T] of pooled rows f32 [B, F, 1 + dim] (user, context, then item fields) and dense
+        """Predictions f32 [B, T] of pooled rows f32 [B, F, 1 + dim] (user, context, then item fields) and dense
         features f32 [B, D]."""
-        return _sigmoid(self.logits(rows, dense))
+        logits = self.logits(rows, dense)
+        said = _sigmoid(logits)
+        if self._values:
+            said[:, self._values] = values_of(logits[:, self._values], self._parameters[VALUES])
+        return said
 
     def score_request(
         self, user_rows: NDArray[np.float32], item_rows: NDArray[np.float32], dense: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Probabilities f32 [n, T] of n items for one user: user rows f32 [1, Fu, 1 + dim], item rows
+        """Predictions f32 [n, T] of n items for one user: user rows f32 [1, Fu, 1 + dim], item rows
         f32 [n, Fi, 1 + dim], dense f32 [n, D]."""
         users = np.broadcast_to(
             user_rows.reshape(1, -1, self.dim + 1), (len(item_rows), self._user_fields, self.dim + 1)

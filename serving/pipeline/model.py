@@ -10,6 +10,7 @@ from online_learning.models.fields import FieldEncoder, Side
 from online_learning.models.parameters import ShapeMismatch
 from online_learning.models.registry import new_scorer
 from online_learning.models.retriever import new_retriever, of_ranking
+from online_learning.models.values import value_columns
 from online_learning.settings import LearningSettings
 from online_learning.table.rows import gather_pooled_range
 from serving.pipeline.request import Request
@@ -34,7 +35,8 @@ class OnlineModel:
     def __init__(self, settings: LearningSettings, mirror: Mirror, position: int) -> None:
         self._mirror = mirror
         self._encoder = FieldEncoder(settings.model, lambda item: mirror.catalogue.item(item))
-        self._scorer = new_scorer(settings.model, len(settings.tasks))
+        self._values = value_columns(settings.tasks)
+        self._scorer = new_scorer(settings.model, len(settings.tasks), self._values)
         self._retriever = new_retriever(settings)
         self._tasks = {task.name: column for column, task in enumerate(settings.tasks)}
         self._width = 1 + settings.model.dim
