@@ -17,7 +17,7 @@ from features.views import VIEWS, UnknownRow, check_values, parse_key
 from features.writer import Change, OnlineWriter, StoreAway
 from streams.codec import Unreadable
 from streams.health import Health
-from streams.kafka import BrokerAway, Stopped, assign, consumer, lag, retry
+from streams.kafka import BrokerAway, Stopped, assign, consumer, end_offsets, lag
 from streams.records import FeatureRow
 from streams.topics import FEATURES
 
@@ -101,7 +101,7 @@ class Pusher:
 
     def _start(self, stop: threading.Event) -> None:
         partitions = assign(self._reader, [FEATURES.name], start="beginning", stop=stop)
-        ends = retry(lambda: self._reader.end_offsets(partitions), "end offsets", 60.0, stop)
+        ends = end_offsets(self._reader, partitions, stop=stop)
         for p in partitions:
             known = self._positions[p.partition]
             if known.online > ends[p]:

@@ -89,7 +89,7 @@ class Input:
     def begins(self) -> Positions:
         """Where the log begins now; raises BrokerAway."""
         try:
-            found = self._reader.beginning_offsets(self._partitions)
+            found = kafka.begin_offsets(self._reader, self._partitions, 0.0)
         except KafkaError as error:
             raise kafka.BrokerAway(f"beginning offsets: {error}") from error
         begins: Positions = {topic: {} for topic in self._topics}
@@ -97,26 +97,17 @@ class Input:
             begins[partition.topic][partition.partition] = offset
         return begins
 
-    def ends(self, partitions: list[int] | None = None) -> Positions:
-        """The ends of the log now; raises BrokerAway."""
+    def ends(self, partitions: list[int] | None = None, wait_s: float = 0.0) -> Positions:
+        """The ends of the log now; raises BrokerAway where nobody answers within `wait_s` (0: one question)."""
         wanted = [p for p in self._partitions if partitions is None or p.partition in partitions]
         try:
-            found = self._reader.end_offsets(wanted)
+            found = kafka.end_offsets(self._reader, wanted, wait_s)
         except KafkaError as error:
             raise kafka.BrokerAway(f"end offsets: {error}") from error
         ends: Positions = {topic: {} for topic in self._topics}
         for partition, end in found.items():
             ends[partition.topic][partition.partition] = end
         return ends
-
-    def offsets_at(self, time_s: float) -> dict[int, int]:
-        """Per partition the offset of the first record not older than `time_s` (s since the epoch), where there is one;
-        raises BrokerAway."""
-        try:
-            found = self._reader.offsets_for_times(dict.fromkeys(self._partitions, int(time_s * 1_000)))
-        except KafkaError as error:
-            raise kafka.BrokerAway(f"offsets by time: {error}") from error
-        return {partition.partition: at.offset for partition, at in found.items() if at is not None}
 
     def reached(self, ends: Positions) -> bool:
         """Whether everything before `ends` has been handed out (transaction markers are nobody's records)."""
@@ -137,7 +128,7 @@ class Input:
 
     def read_to_end(self, take: Callable[[Any, Any], None], stop: threading.Event) -> None:
         """Hands everything up to the present end of the log to `take`."""
-        ends = self.ends()
+        ends = self.ends(wait_s=_WAIT_S)
         while not self.reached(ends) and not stop.is_set():
             for record, value in self.poll(100, 5_000):
                 take(record, value)

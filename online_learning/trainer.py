@@ -159,7 +159,7 @@ class Trainer:
         self._checkpoint_due = now + self._settings.trainer.checkpoint_interval_s
         self._send_validations(everything=True)
         self._keeper.save(self._learners, self.publisher, self._feed.positions)
-        self._keeper.cut(self._feed.examples, self._learners.online.table)
+        self._keeper.cut(self._learners.online.table)
 
     def _send_validations(self, *, everything: bool) -> None:
         progressive, now_ms = self._learners.progressive, _now_ms()

@@ -160,7 +160,23 @@ def differences(
     return found
 
 
-def cut(settings: KafkaSettings, before: Mapping[tuple[str, int], int], *, wait_s: float = 30.0) -> None:
-    """Deletes the records before the given offsets ({(topic, partition): first offset kept}); raises BrokerAway."""
-    with admin(settings, wait_s=wait_s) as client:
-        client.delete_records({TopicPartition(topic, k): offset for (topic, k), offset in before.items()})
+def cut(
+    settings: KafkaSettings,
+    before: Mapping[tuple[str, int], int],
+    *,
+    kept_since_ms: Mapping[str, int] | None = None,
+    wait_s: float = 30.0,
+    stop: threading.Event | None = None,
+) -> None:
+    """Deletes the records before the given offsets ({(topic, partition): first offset kept}); of the topics in
+    `kept_since_ms` none that is younger than that (ms since the epoch).
+
+    Raises BrokerAway, Stopped, KafkaError.
+    """
+    kept = {TopicPartition(topic, k): offset for (topic, k), offset in before.items()}
+    with admin(settings, wait_s=wait_s, stop=stop) as client:
+        since = {p: kept_since_ms[p.topic] for p in kept if kept_since_ms and p.topic in kept_since_ms}
+        for p, found in (client.list_partition_offsets(since) if since else {}).items():
+            if found.offset >= 0:
+                kept[p] = min(kept[p], found.offset)
+        client.delete_records({p: offset for p, offset in kept.items() if offset > 0})

@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -26,9 +27,17 @@ DELIVERY_TIMEOUT_MS: Final = 24 * 3_600_000
 # What a record costs in memory beside its bytes: the future, its callbacks, the accounting (measured about 900).
 RECORD_OVERHEAD_BYTES: Final = 900
 
+# An answer that is not there by then is asked for again, from the start: what was under way when a broker died may
+# be heard of no more, and the clients' own patience (30 s) is longer than a broker takes to come back.
+ANSWER_MS: Final = 3_000
+REQUEST_TIMEOUT_MS: Final = 10_000
 
 # A topic that nobody declared is a mistake, not a wish; nobody reads the clients' own metrics, which cost per record.
-_CLIENT: Final = {"allow_auto_create_topics": False, "metrics_enabled": False}
+_CLIENT: Final = {
+    "allow_auto_create_topics": False,
+    "metrics_enabled": False,
+    "request_timeout_ms": REQUEST_TIMEOUT_MS,
+}
 
 
 class BufferFull(RuntimeError):
@@ -295,16 +304,40 @@ def assign(
         reader.seek_to_beginning(*fresh)
     elif fresh:
         # An end that is looked up later would skip what arrives until then.
-        for p, end in retry(lambda: reader.end_offsets(fresh), "end offsets", wait_s, stop).items():
+        for p, end in end_offsets(reader, fresh, wait_s, stop).items():
             reader.seek(p, end)
     return partitions
+
+
+def begin_offsets(
+    reader: KafkaConsumer,
+    partitions: Sequence[TopicPartition],
+    wait_s: float = 60.0,
+    stop: threading.Event | None = None,
+) -> dict[TopicPartition, int]:
+    """The first offset of each partition; asks again for up to `wait_s` (0: once), then raises BrokerAway; Stopped."""
+    ask = partial(reader.beginning_offsets, partitions, timeout_ms=ANSWER_MS)
+    found: dict[TopicPartition, int] = retry(ask, "beginning offsets", wait_s, stop)
+    return found
+
+
+def end_offsets(
+    reader: KafkaConsumer,
+    partitions: Sequence[TopicPartition],
+    wait_s: float = 60.0,
+    stop: threading.Event | None = None,
+) -> dict[TopicPartition, int]:
+    """The next offset to be written of each partition; as `begin_offsets`."""
+    ask = partial(reader.end_offsets, partitions, timeout_ms=ANSWER_MS)
+    found: dict[TopicPartition, int] = retry(ask, "end offsets", wait_s, stop)
+    return found
 
 
 def lag(reader: KafkaConsumer, positions: Mapping[tuple[str, int], int]) -> int:
     """Records between `positions` ({(topic, partition): next offset}) and the ends of the log, summed."""
     partitions = [TopicPartition(topic, k) for topic, k in positions]
     try:
-        ends = reader.end_offsets(partitions) if partitions else {}
+        ends = end_offsets(reader, partitions, 0.0) if partitions else {}
     except KafkaError as error:
         raise BrokerAway(f"end offsets: {error}") from error
     return sum(max(0, end - positions[p.topic, p.partition]) for p, end in ends.items())

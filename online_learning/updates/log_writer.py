@@ -21,7 +21,7 @@ from kafka.errors import (
 
 from online_learning.updates.position import StreamPosition, position_of, stream_of
 from streams.failpoints import hit
-from streams.kafka import DELIVERY_TIMEOUT_MS, MAX_REQUEST_BYTES, connection, retry
+from streams.kafka import DELIVERY_TIMEOUT_MS, MAX_REQUEST_BYTES, REQUEST_TIMEOUT_MS, connection, retry
 from streams.records import Frame
 from streams.settings import KafkaSettings
 from streams.topics import UPDATES
@@ -63,6 +63,7 @@ class LogWriter:
             "linger_ms": 0,
             "batch_size": 2**20,
             "retry_backoff_ms": 20,
+            "request_timeout_ms": REQUEST_TIMEOUT_MS,
             "metrics_enabled": False,
             "allow_auto_create_topics": False,
         }

@@ -70,7 +70,8 @@ class LogTail:
         consumer = kafka.consumer(self._settings, client_id="freshet-update-log", wait_s=self._timeout_s)
         try:
             partitions = kafka.assign(consumer, [UPDATES.name], wait_s=self._timeout_s)
-            begins, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
+            begins = kafka.begin_offsets(consumer, partitions, self._timeout_s)
+            ends = kafka.end_offsets(consumer, partitions, self._timeout_s)
             self.ends = {p.partition: end for p, end in ends.items()}
             for p in partitions:
                 consumer.seek(p, self._first(p, begins[p], ends[p]))

@@ -50,7 +50,7 @@ def _successor(publisher: Publisher, settings: KafkaSettings, stop: threading.Ev
         reader = kafka.consumer(settings, client_id="freshet-successor", wait_s=wait_s, stop=stop)
         try:
             kafka.assign(reader, [UPDATES.name], wait_s=wait_s, stop=stop)
-            begins = reader.beginning_offsets(reader.assignment())
+            begins = kafka.begin_offsets(reader, list(reader.assignment()), wait_s, stop)
             for p in reader.assignment():
                 reader.seek(p, max(begins[p], publisher.position.offsets.get(p.partition, 0)))
             while not stop.is_set() and time.monotonic() < deadline_s:

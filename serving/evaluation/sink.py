@@ -42,7 +42,7 @@ from streams.admin import admin
 from streams.dead_letters import DeadLetters
 from streams.failpoints import hit
 from streams.health import Health
-from streams.kafka import BrokerAway, Stopped, assign, backoff, consumer, lag, producer
+from streams.kafka import BrokerAway, Stopped, assign, backoff, consumer, end_offsets, lag, producer
 from streams.topics import Topic
 
 T = TypeVar("T")
@@ -177,7 +177,7 @@ class Sink:
         self._insist("progress", self._check_log)
         stored, noted = self._insist("positions", self._positions)
         found = assign(self._reader, list(SOURCES), wait_s=float("inf"), stop=self._stop)
-        ends = self._insist("end offsets", lambda: self._reader.end_offsets(found))
+        ends = end_offsets(self._reader, found, float("inf"), self._stop)
         partitions = {}
         for key in found:
             own = [table.name for table in tables.LOGS if table.topic == key.topic]

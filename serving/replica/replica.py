@@ -144,15 +144,14 @@ class Replica:
     def _start_table(self) -> None:
         """Puts the consumer where the log follows the newest checkpoint."""
         position = self.log.begin()
-        begins, ends = self._consumer.beginning_offsets(self._updates), self._ends(self._updates)
+        begins, ends = kafka.begin_offsets(self._consumer, self._updates), self._ends(self._updates)
         for p in self._updates:
             offset = position.offsets.get(p.partition, 0)
             # An offset beyond the end is of a log that is no more; the frames' own order decides what counts.
             self._consumer.seek(p, offset if begins[p] <= offset <= ends[p] else begins[p])
 
     def _ends(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
-        ends: dict[TopicPartition, int] = self._consumer.end_offsets(partitions)
-        return ends
+        return kafka.end_offsets(self._consumer, partitions)
 
     def _behind(self, ends: Mapping[TopicPartition, int]) -> bool:
         return any(self._consumer.position(p) < end for p, end in ends.items())
