@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from streams.closing import end_consumer
 from streams.settings import KafkaSettings
 
 _POLL_MS: Final = 200
@@ -64,8 +65,7 @@ class Inputs:
         for pending in self._pending.values():
             pending.cancel()
         await asyncio.gather(*self._pending.values(), return_exceptions=True)
-        for consumer in self._readers.values():
-            await consumer.stop()
+        await asyncio.gather(*(end_consumer(consumer) for consumer in self._readers.values()))
 
     async def read(self, linger_s: float) -> Records:
         """The next records by topic, in log order; nothing after 0.2 s of silence.

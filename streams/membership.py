@@ -9,6 +9,7 @@ from aiokafka.errors import KafkaError
 
 from streams import topics
 from streams.cancellation import asked_to_end
+from streams.closing import end_consumer
 from streams.failpoints import hit
 from streams.kafka import backoff
 from streams.settings import StreamsSettings
@@ -114,7 +115,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
                 await self._commit(consumer)
         finally:
             self._consumer = None
-            await consumer.stop()
+            await end_consumer(consumer)
 
     async def _commit(self, consumer: AIOKafkaConsumer) -> None:
         mine = consumer.assignment()

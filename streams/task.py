@@ -27,6 +27,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 
 from streams.cancellation import asked_to_end
 from streams.changelog import META, Meta, Restored, StateUnreadable, restore
+from streams.closing import end_consumer, end_producer
 from streams.failpoints import hit
 from streams.inputs import Idleness, Inputs, Upstream, reader
 from streams.kafka import MAX_REQUEST_BYTES, backoff
@@ -45,8 +46,9 @@ _FENCED_S: Final = 5.0
 # A thread for fewer would cost more than it gives.
 _MANY_CHANGES: Final = 1_000
 
-# A broker that says nothing for so long is asked anew, from the start: the client would wait for ever.
-_ANSWER_S: Final = 30.0
+# A broker that says nothing for so long is asked anew, from the start: the client would wait for ever. Longer than a
+# broker takes to come back, or every outage would have everybody start over.
+_ANSWER_S: Final = 15.0
 # How long (s) a trickle gathers into one transaction, which costs about 1.3 ms of CPU here and 2.2 ms in the broker.
 # An example may take 0.1 s from its event through two stages; counts of items may be a moment older.
 _LINGER_S: Final = {StageName.INTAKE: 0.015, StageName.JOIN: 0.015, StageName.ITEM_COUNTS: 0.5}
@@ -141,8 +143,7 @@ class Task:
                 restored.state.close()
         finally:
             self.stage = None
-            await _closed(inputs.stop())
-            await _closed(producer.stop())
+            await asyncio.gather(inputs.stop(), end_producer(producer))
 
     async def _restore(self) -> Restored:
         consumer = reader(self._settings.kafka, f"{self._task.app}-{self.name}-restore")
@@ -152,7 +153,7 @@ class Task:
             now_ms = time.time_ns() // 1_000_000
             restored = await restore(consumer, self._changelog, folder, memory_bytes, now_ms, anew=self._anew)
         finally:
-            await _closed(consumer.stop())
+            await end_consumer(consumer)
         self._anew = False
         self._restored_records = restored.records
         how = "its copy and the changelog's tail" if restored.from_copy else "its changelog"
@@ -270,11 +271,3 @@ async def _answered(what: str, waiting: Awaitable[T]) -> T:
         return await asyncio.wait_for(waiting, _ANSWER_S)
     except TimeoutError as error:
         raise TimeoutError(f"no answer to {what} in {_ANSWER_S:g} s") from error
-
-
-async def _closed(stopping: Any) -> None:
-    """Closes a client of a broker that may be away: what it could not say, fencing says for it."""
-    try:
-        await asyncio.wait_for(stopping, 5.0)
-    except (KafkaError, OSError, TimeoutError) as error:
-        log.debug("close: %s", error)
