@@ -179,8 +179,8 @@ def _properties(data: Path, port: int, controller_port: int) -> str:
         "message.max.bytes": 16 * 1024 * 1024,
         "replica.fetch.max.bytes": 16 * 1024 * 1024,
         # A broker that was killed is let in again only when its former self's session is over (default: 9 s).
-        "broker.session.timeout.ms": 4_000,
-        "broker.heartbeat.interval.ms": 500,
+        "broker.session.timeout.ms": 2_500,
+        "broker.heartbeat.interval.ms": 400,
         "num.network.threads": 2,
         "num.io.threads": 4,
         "num.recovery.threads.per.data.dir": 1,
