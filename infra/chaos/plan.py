@@ -6,8 +6,8 @@ import msgspec
 
 PARTS: Final = ("failpoints", "kills", "takeover", "disk")
 
-# Windows of seconds, so that examples are closed while it runs; checkpoints every second, and batches of the sink three
-# times a second, so that kills meet them.
+# Windows of seconds, so that examples are closed while it runs; checkpoints twice a second, batches of the sink three
+# times and dense bundles five times, so that kills meet them.
 # Restarts do not wait longer and longer: here a crash is not a fault that repeats itself.
 CONFIG: Final = """
 [streams.join]
@@ -18,9 +18,9 @@ negative_rate = 0.5
 
 [learning.trainer]
 arm = "online"
-checkpoint_interval_s = 1.0
+checkpoint_interval_s = 0.5
 checkpoint_dir = "{checkpoints}"
-dense_interval_ms = 500.0
+dense_interval_ms = 200.0
 
 [serving.clickhouse]
 flush_interval_s = 0.3
