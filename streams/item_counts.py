@@ -9,7 +9,7 @@ from streams.aggregates import ItemStats
 from streams.decay import DAY_MS, HOUR_MS
 from streams.kept import Kept, Written
 from streams.local_state import LocalState
-from streams.signals import SignalColumns
+from streams.signals import SignalColumns, ranked
 
 _ITEM: Final = b"c/"
 # A row with its key, in memory (measured).
@@ -32,7 +32,7 @@ class ItemCounts:
         """
         if not len(signals.item):
             return {}
-        codes, row = np.unique(signals.item * len(signals.arms) + signals.arm, return_inverse=True)
+        row, codes = ranked(signals.item * len(signals.arms) + signals.arm)
         pairs = [divmod(code, len(signals.arms)) for code in codes.tolist()]
         places = [(signals.items[item], signals.arms[arm]) for item, arm in pairs]
         stats = [self._kept.get(place) or ItemStats() for place in places]

@@ -24,6 +24,7 @@ The watermark works in buckets of 250 ms (`time_index`): what it decides comes s
 """
 
 from collections.abc import Sequence
+from itertools import repeat
 
 from msgspec import Struct
 
@@ -323,7 +324,7 @@ class Join:
         else:
             silent = self._end_slots(held, impression, user, slots or {})
         if self._rules.shown_is_negative and silent:
-            self._examples += [(user, example) for example in self._make.negatives(impression, silent)]
+            self._examples += zip(repeat(user), self._make.negatives(impression, silent))
             self.counts.negatives += len(silent)
 
     def _end_slots(self, held: Held, impression: Opened, user: bytes, slots: dict[int, Slot]) -> list[int]:

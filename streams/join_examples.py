@@ -103,46 +103,40 @@ class ExampleMaker:
         """The first revisions of slots on which nobody acted, at the window's end."""
         of = impression
         stem = of.request_id.encode() + b"/"
-        # By the number of a position's digits: what comes before them.
-        begins = [_HEAD + _text_of(len(stem) + size) + stem for size in range(4)]
-        known, remember = self._items, len(self._items) < _MOST_ITEMS
+        # What comes before a position of one digit, and of two.
+        ones = _HEAD + _text_of(len(stem) + 1) + stem
+        tens = _HEAD + _text_of(len(stem) + 2) + stem if len(of.items) > 10 else b""
+        item_bytes = self._items.get
         who = _ZERO + _encode(of.ts) + _encode(of.user)
         labels = self._silence + _encode(of.request_id)
         shared = bytes(of.scene) + of.session + of.context + of.arms + of.policy + of.model + of.user_features
         end = self._unlabelled_end
-        items, number = of.items, _NUMBERS
+        items, number, joined = of.items, _NUMBERS, b"".join
         made = []
         for k in slots:
             shown = items[k]
             at = shown.position
-            if 0 <= at < 1_000:
+            if 0 <= at < 10:
                 digits, position = number[at]
-                begin = begins[len(digits)]
+                begin = ones
+            elif 10 <= at < 100 and tens:
+                digits, position = number[at]
+                begin = tens
             else:
                 digits, position = b"", _encode(at)
                 begin = _HEAD + _encode(of.example_id(k))
-            item = known.get(shown.item)
-            if item is None:
-                item = _encode(shown.item)
-                if remember:
-                    known[shown.item] = item
+            item = item_bytes(shown.item) or self._item(shown.item)
             made.append(
-                b"".join(
-                    (
-                        begin,
-                        digits,
-                        who,
-                        item,
-                        labels,
-                        position,
-                        shown.propensity,
-                        shared,
-                        shown.features,
-                        end,
-                    )
-                )
+                joined((begin, digits, who, item, labels, position, shown.propensity, shared, shown.features, end))
             )
         return made
+
+    def _item(self, name: str) -> bytes:
+        """An item's name, encoded; remembered as long as there is room."""
+        data = _encode(name)
+        if len(self._items) < _MOST_ITEMS:
+            self._items[name] = data
+        return data
 
     def organic(self, waiting: Waiting, labels: dict[str, float], late: bool) -> bytes:
         """The example of an action that joins nothing; what it does not say is censored."""
@@ -208,4 +202,4 @@ def _text_of(size: int) -> bytes:
 
 
 # Positions in decimal digits, and as msgpack.
-_NUMBERS: Final = [(b"%d" % n, _encode(n)) for n in range(1_000)]
+_NUMBERS: Final = [(b"%d" % n, _encode(n)) for n in range(100)]
