@@ -1,6 +1,10 @@
-"""Telling a task's own end from a future that a library cancelled."""
+"""Waiting for a library without losing a task's own end: neither taken for the library's nor swallowed by it."""
 
 import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 def asked_to_end() -> bool:
@@ -11,3 +15,13 @@ def asked_to_end() -> bool:
     """
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+async def answered(what: str, waiting: Awaitable[T], within_s: float) -> T:
+    """The answer to `waiting`. Raises TimeoutError, which says what was waited for."""
+    try:
+        # Not `wait_for`: before Python 3.12 it loses a cancellation that comes together with the answer.
+        async with asyncio.timeout(within_s):
+            return await waiting
+    except TimeoutError as error:
+        raise TimeoutError(f"no answer to {what} in {within_s:g} s") from error

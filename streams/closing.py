@@ -34,7 +34,8 @@ async def end_consumer(consumer: AIOKafkaConsumer) -> None:
 
 async def _bounded(closing: Awaitable[Any]) -> None:
     try:
-        await asyncio.wait_for(closing, _CLOSE_S)
+        async with asyncio.timeout(_CLOSE_S):
+            await closing
     except asyncio.CancelledError:
         if asked_to_end():
             raise

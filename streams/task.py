@@ -16,16 +16,16 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
 from aiokafka.producer.message_accumulator import BatchBuilder
 
-from streams.cancellation import asked_to_end
+from streams.cancellation import answered, asked_to_end
 from streams.changelog import META, Meta, Restored, StateUnreadable, restore
 from streams.closing import end_consumer, end_producer
 from streams.failpoints import hit
@@ -37,7 +37,6 @@ from streams.settings import StreamsSettings
 from streams.stages import STAGES, Changes, Stage, StageName
 from streams.topics import changelog
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 # A fenced owner that is still assigned tries again after this: by then it knows of its own eviction.
@@ -130,14 +129,14 @@ class Task:
         inputs = Inputs(self._settings.kafka, f"{self._task.app}-{self.name}", self._inputs)
         try:
             # Fencing first: what the owner before had open is aborted now, so the changelog's end is its end.
-            await _answered("fencing", producer.start())
+            await answered("fencing", producer.start(), _ANSWER_S)
             hit("worker.fenced")
             restored = await self._restore()
             meta = restored.meta or Meta({}, secrets.randbits(63))
             try:
                 self.stage = STAGES[self._stage_name](self._settings, self._partition, restored.state)
                 hit("worker.restored")
-                await _answered("the inputs", inputs.start(meta.positions))
+                await answered("the inputs", inputs.start(meta.positions), _ANSWER_S)
                 log.info("%s: reads on", self.name)
                 self.restored.set()
                 await self._loop(self.stage, restored.state, inputs, producer, meta)
@@ -153,7 +152,7 @@ class Task:
         consumer = reader(self._settings.kafka, f"{self._task.app}-{self.name}-restore")
         folder, memory_bytes = self._task.folder / self.name, self._settings.state.memory_bytes // 2
         try:
-            await _answered("the changelog", consumer.start())
+            await answered("the changelog", consumer.start(), _ANSWER_S)
             now_ms = time.time_ns() // 1_000_000
             restored = await restore(consumer, self._changelog, folder, memory_bytes, now_ms, anew=self._anew)
         finally:
@@ -191,7 +190,7 @@ class Task:
             if batch or out or changes:
                 hit("worker.processed")
                 changes[META] = msgspec.msgpack.encode(meta)
-                at = await _answered("a batch", self._commit(producer, out, changes))
+                at = await answered("a batch", self._commit(producer, out, changes), _ANSWER_S)
                 # Where the broker did not say where the batch is, the copy holds more than it says, which does no harm.
                 await _applied(state, changes, Position(at, now_ms) if at is not None else None)
                 hit("worker.copy-written")
@@ -275,11 +274,3 @@ async def _applied(state: LocalState, changes: Changes, position: Position | Non
         # The copy must not be closed under the write.
         await asyncio.wait([writing])
         raise
-
-
-async def _answered(what: str, waiting: Awaitable[T]) -> T:
-    """What the broker answers to `waiting`. Raises TimeoutError, which says what was waited for."""
-    try:
-        return await asyncio.wait_for(waiting, _ANSWER_S)
-    except TimeoutError as error:
-        raise TimeoutError(f"no answer to {what} in {_ANSWER_S:g} s") from error
