@@ -116,6 +116,7 @@ def simulate(
     organic: Annotated[float, typer.Option(min=0.0, help="Acts a second without a request.")] = 5.0,
     slots: Annotated[int, typer.Option(min=1, help="Items per request.")] = 10,
     threads: Annotated[int, typer.Option(min=1, help="Requests at the same time, at most.")] = 4,
+    dwell: Annotated[bool, typer.Option("--dwell", help="Users also tell how long they stayed.")] = False,
     config: Config = None,
     state: StateDir = None,
     as_json: AsJson = False,
@@ -125,7 +126,7 @@ def simulate(
 
     with _reported(), stopped_by_signals() as stop:
         settings = running_settings(config, state)
-        traffic = Traffic(rate=rate, seconds=seconds, slots=slots, threads=threads, organic=organic)
+        traffic = Traffic(rate=rate, seconds=seconds, slots=slots, threads=threads, organic=organic, dwell=dwell)
         with Live(console=err, refresh_per_second=4) as live:
             snapshot = run_simulation(
                 settings, seed, scene or f"sim-{seed}", traffic, stop, lambda now: live.update(simulation_table(now))

@@ -22,6 +22,9 @@ from streams.settings import MOST_VALUE
 
 WINDOW: Final = 10_000
 """Labels that the statistics look back on: their mean is then known to 1% of a deviation, and habits may change."""
+SMEARED_OVER: Final = 1_000
+"""Labels over which predictions are compared with what came: short, because it also takes away what the network lags
+behind by; the mean of so many values that deviate by as much as they are is known to 3%."""
 _SMEARED_AFTER: Final = 100
 """Labels after which half of the smearing is believed: the mean of few skewed values is mostly chance."""
 _LEAST_DEVIATION: Final = 1e-3
@@ -66,6 +69,7 @@ class ValueScale:
                 state.mean[column] += share * off
                 state.variance[column] = (1.0 - share) * (state.variance[column] + share * off * off)
                 said = math.exp(min(state.mean[column] + self._deviation(column) * z, _MOST_LOG))
+                share = 1.0 / min(state.seen[column], SMEARED_OVER)
                 state.labels[column] += share * (1.0 + y - state.labels[column])
                 state.predictions[column] += share * (said - state.predictions[column])
         self._publish()

@@ -40,7 +40,8 @@ Send = Callable[[Topic, Any, str | None], object]
 
 class Traffic(Struct, frozen=True, kw_only=True):
     """How much happens: `rate` requests a second for `seconds` over `threads`, each for `slots` items; `organic` acts a
-    second without a request. A user takes `think_s` on average, and at most four times as long, to act."""
+    second without a request. A user takes `think_s` on average, and at most four times as long, to act. With `dwell`
+    users also tell how long they stayed at what they clicked, though nobody waits for so long here."""
 
     rate: float
     seconds: float
@@ -48,6 +49,7 @@ class Traffic(Struct, frozen=True, kw_only=True):
     threads: int = 4
     organic: float = 0.0
     think_s: float = 0.5
+    dwell: bool = False
 
 
 _METRICS_S = 5.0
@@ -127,7 +129,7 @@ class Simulation:
             return
         truth, popularity = self._truth, self._popularity
         numbers = [self._catalogue.item_number(item) for item in answered.items]
-        acts = respond(truth, user, numbers, rng)
+        acts = respond(truth, user, numbers, rng, self._traffic.dwell)
         shown = len(numbers)
         with self._lock:
             if not shown:
@@ -149,7 +151,7 @@ class Simulation:
 
     def _event(self, user: str, act: Act, ts: int, request_id: str | None) -> Event:
         item, scene = self._catalogue.item_id(act.item), self._catalogue.scene
-        return Event(ts=ts, user=user, item=item, kind=act.kind, request_id=request_id, scene=scene)
+        return Event(ts=ts, user=user, item=item, kind=act.kind, value=act.value, request_id=request_id, scene=scene)
 
     def _keep(self, done: threading.Event, tell: Callable[[Snapshot], None]) -> None:
         """Moves the world, sends what is due, and reports, until `done` and all is sent."""
@@ -189,7 +191,7 @@ class Simulation:
     def _wander(self, now_s: float, rng: np.random.Generator) -> None:
         while self._organic < int(now_s * self._traffic.organic):
             user = choose_user(self._world, rng)
-            for act in wander(self._world, self._truth, user, rng):
+            for act in wander(self._world, self._truth, user, rng, self._traffic.dwell):
                 event = self._event(self._catalogue.user_id(user), act, _now_ms(), None)
                 self._send(EVENTS, event, event.user)
             self._organic += 1

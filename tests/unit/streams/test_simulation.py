@@ -15,7 +15,7 @@ from streams.simulation.behaviour import respond, wander
 from streams.simulation.catalogue import Catalogue
 from streams.simulation.loop import Answered, NoAnswer, Simulation, Traffic
 from streams.simulation.tally import Snapshot, Tally, metrics
-from streams.simulation.truth import Truth, examination
+from streams.simulation.truth import STAY_SPREAD, Truth, examination
 from streams.simulation.world import WORLD_VERSION, World, WorldSettings
 
 SMALL = WorldSettings(users=12, items=20, arrivals_per_minute=60.0, changes_per_hour=600.0)
@@ -127,6 +127,22 @@ def test_organic_acts_name_no_position_and_begin_with_a_view() -> None:
         acts = wander(world, truth, 1, rng)
         assert [act.kind for act in acts] in (["view"], ["view", "click"])
         assert all(act.position == -1 and act.item in world.items for act in acts)
+
+
+def test_who_clicked_tells_how_long_they_stayed_and_the_truth_knows_it() -> None:
+    world = World(3)
+    truth = Truth(world, 10)
+    items = np.argsort(-truth.attraction[5])[:10] + world.items.start
+    rng, stays = np.random.default_rng(0), []
+    for _ in range(1000):
+        acts = respond(truth, 5, items.tolist(), rng, dwell=True)
+        clicked = [act.position for act in acts if act.kind == "click"]
+        dwells = [act for act in acts if act.kind == "dwell"]
+        assert [act.position for act in dwells] == clicked
+        stays += [np.log(act.value / truth.median_stay_s(5, act.item)) for act in dwells if act.value is not None]
+    # Five standard errors of a mean.
+    assert abs(np.mean(stays)) < 5 * STAY_SPREAD / np.sqrt(len(stays))
+    assert np.std(stays) == pytest.approx(STAY_SPREAD, rel=0.1)
 
 
 def test_worlds_of_two_seeds_share_no_id() -> None:
