@@ -15,6 +15,7 @@ _ITEM: Final = b"c/"
 # A row with its key, in memory (measured).
 _ITEM_BYTES: Final = 350
 Place = tuple[str, str]
+_encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(ItemStats).decode
 
 
@@ -88,8 +89,8 @@ class ItemCounts:
 
     @staticmethod
     def _dump(place: Place, stats: ItemStats | None, changes: Written) -> None:
-        changes[_key(place)] = None if stats is None else msgspec.msgpack.encode(stats)
+        changes[_key(place)] = None if stats is None else _encode(stats)
 
 
 def _key(place: Place) -> bytes:
-    return _ITEM + msgspec.msgpack.encode(place)
+    return _ITEM + _encode(place)

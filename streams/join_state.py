@@ -8,7 +8,7 @@ import xxhash
 from msgspec import Struct, field
 
 from streams.kept import Kept, Written
-from streams.local_state import LocalState, ordered
+from streams.local_state import LocalState
 from streams.records import Action, UsedFeatures
 from streams.time_index import TimeIndex
 from streams.user_table import UserTable
@@ -150,7 +150,7 @@ class Waiting(Struct, array_like=True):
 
 def pair(user: str, request: str) -> bytes:
     """One key of both."""
-    return msgspec.msgpack.encode((user, request))
+    return _encode((user, request))
 
 
 def identity(*parts: str) -> int:
@@ -194,7 +194,7 @@ class JoinState:
         for index in self._indexes:
             index.drain(changes, self.progress.batches)
         if changes or moved:
-            changes[_PROGRESS] = msgspec.msgpack.encode(self.progress)
+            changes[_PROGRESS] = _encode(self.progress)
         return changes
 
     def settle(self) -> None:
@@ -235,14 +235,14 @@ class JoinState:
                 changes[_SLOTS + key] = None
             return
         if held.fresh:
-            changes[_HELD + key] = msgspec.msgpack.encode(held.record)
+            changes[_HELD + key] = _encode(held.record)
             held.fresh = False
         if held.touched:
-            changes[_SLOTS + key] = msgspec.msgpack.encode(HeldState(held.closed, held.slots or {}))
+            changes[_SLOTS + key] = _encode(HeldState(held.closed, held.slots or {}))
             held.touched = False
 
     def _load_seen(self, one: int) -> int | None:
-        found = self._disk.get(_SEEN + ordered(one))
+        found = self._disk.get(_SEEN + one.to_bytes(8, "big"))
         return int.from_bytes(found, "big", signed=True) if found is not None else None
 
     def _load_waiting(self, key: bytes) -> list[Waiting] | None:
@@ -250,6 +250,7 @@ class JoinState:
         return _decode_waiting(found) if found is not None else None
 
 
+_encode = msgspec.msgpack.Encoder().encode
 _decode_held = msgspec.msgpack.Decoder(HeldRecord).decode
 _decode_slots = msgspec.msgpack.Decoder(HeldState).decode
 _decode_waiting = msgspec.msgpack.Decoder(list[Waiting]).decode
@@ -260,8 +261,8 @@ def _held_bytes(held: Held) -> int:
 
 
 def _dump_seen(one: int, ts: int | None, changes: Written) -> None:
-    changes[_SEEN + ordered(one)] = None if ts is None else ts.to_bytes(8, "big", signed=True)
+    changes[_SEEN + one.to_bytes(8, "big")] = None if ts is None else ts.to_bytes(8, "big", signed=True)
 
 
 def _dump_waiting(key: bytes, waiting: list[Waiting] | None, changes: Written) -> None:
-    changes[_WAITING + key] = None if waiting is None else msgspec.msgpack.encode(waiting)
+    changes[_WAITING + key] = None if waiting is None else _encode(waiting)

@@ -128,23 +128,24 @@ class JoinStage:
         return {topics.ACTIONS.name: ahead}
 
     def process(self, batch: Batch, idle: Idle, now_ms: int, out: Outbox) -> Changes:
+        join, impression_of, action_of = self._join, topics.IMPRESSIONS.codec.decode, topics.ACTIONS.codec.decode
         # Impressions first: what is there need not be waited for.
         for record in batch.get(topics.IMPRESSIONS.name, ()):
             try:
                 raw = record.value or b""
-                impression = topics.IMPRESSIONS.codec.decode(raw)
+                impression = impression_of(raw)
             except Unreadable as error:
                 self._refuse(out, record, Reason.UNREADABLE, str(error), now_ms)
                 continue
-            if not self._join.impression(impression, raw):
+            if not join.impression(impression, raw):
                 self._refuse(out, record, Reason.TOO_LATE, "its window and horizon are over", now_ms)
         for record in batch.get(topics.ACTIONS.name, ()):
             try:
-                self._join.action(topics.ACTIONS.codec.decode(record.value or b""))
+                join.action(action_of(record.value or b""))
             except Unreadable as error:
                 self._refuse(out, record, Reason.UNREADABLE, str(error), now_ms)
-        self._join.advance(idle.get(topics.IMPRESSIONS.name), idle.get(topics.ACTIONS.name))
-        joined = self._join.drain(now_ms, moved=bool(batch))
+        join.advance(idle.get(topics.IMPRESSIONS.name), idle.get(topics.ACTIONS.name))
+        joined = join.drain(now_ms, moved=bool(batch))
         # Same key, partitioner and count as the inputs: the partition is known.
         out.extend(topics.EXAMPLES.name, self._partition, joined.examples)
         for partition, signals in joined.signals.records():

@@ -17,6 +17,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -246,15 +247,14 @@ def _fill(batch: BatchBuilder, entries: list[Entry], at: int) -> int:
     """
     append, now_ms = batch._builder.append, time.time_ns() // 1_000_000
     no_headers: list[tuple[str, bytes]] = []
-    first = at
-    while at < len(entries):
-        key, value = entries[at]
-        if append(at - first, now_ms, key, value, no_headers) is None:
+    records = 0
+    for key, value in islice(entries, at, None):
+        if append(records, now_ms, key, value, no_headers) is None:
             break
-        at += 1
-    batch._relative_offset = at - first
+        records += 1
+    batch._relative_offset = records
     batch.close()
-    return at
+    return at + records
 
 
 def _linger_s(name: StageName, took_s: float) -> float:
