@@ -40,7 +40,7 @@ from online_learning.table.index import (
     words_for,
 )
 from online_learning.table.intrinsics import prefetch, prefetch_far
-from online_learning.table.memory import Ahead, populate_shared, reserve
+from online_learning.table.memory import Ahead, populate, reserve
 from online_learning.table.upsert import (
     BLOCK,
     CHUNK,
@@ -299,15 +299,15 @@ class Directory:
     def prepare(self, rows: int, workers: Workers) -> None:
         """Have index, headers and flags of `rows` rows in memory before they come."""
         state = self.index_state
-        populate_shared(self.entries, 0, min(len(self.entries), words_for(rows) // 2), workers)
+        populate(self.entries, 0, min(len(self.entries), words_for(rows) // 2), workers)
         used, state[USED] = int(state[USED]), max(rows, int(state[USED]))
         self._grow(workers)
         state[USED] = used
         self._doubling = max(self._doubling, SEGMENT << int(state[LEVEL]))
         used = self.slots_used
         if rows > used:
-            populate_shared(self.headers, used * HEADER_WORDS, rows * HEADER_WORDS, workers)
-            populate_shared(self.flags, used, rows, workers)
+            populate(self.headers, used * HEADER_WORDS, rows * HEADER_WORDS, workers)
+            populate(self.flags, used, rows, workers)
 
     def _grow(self, workers: Workers) -> None:
         """Do the splits of the index that are due, by several threads."""
@@ -317,7 +317,7 @@ class Directory:
             level, split = int(state[LEVEL]), int(state[SPLIT])
             if count >= MANY_SPLITS:
                 first = ((1 << level) + split) * SEGMENT_LINES * LINE_WORDS
-                populate_shared(self.entries, first, first + count * SEGMENT_LINES * LINE_WORDS, workers)
+                populate(self.entries, first, first + count * SEGMENT_LINES * LINE_WORDS, workers)
             workers.run(split_range, count, self.entries, self.numbers, level, split, piece=16)
             splits_done(state, count)
 

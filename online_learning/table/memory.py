@@ -1,19 +1,21 @@
 """Address space that is reserved once and filled slab by slab, so that nothing in it ever moves."""
 
-import ctypes
 import mmap
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+from numba import types
 from numpy.typing import NDArray
 
+from online_learning.table.compiled import kernel
 from online_learning.table.workers import Workers
 
 # Linux, x86-64 and arm64; Python 3.11's mmap module does not name it yet. Pages not yet written cost nothing.
 MAP_NORESERVE = 0x4000
 HUGE_PAGE_BYTES = 2 << 20
+ALONE = Workers(1)
 
 
 def physical_bytes() -> int:
@@ -44,12 +46,25 @@ def reserve(length: int, dtype: Any) -> NDArray[Any]:
     return whole[skip : skip + size_bytes].view(kind)
 
 
-MADV_POPULATE_WRITE = 23
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+MADV_HUGEPAGE, MADV_POPULATE_WRITE = 14, 23
+_madvise: Any = types.ExternalFunction("madvise", types.int32(types.intp, types.intp, types.int32))
 
 
-def populate(array: NDArray[Any], begin: int, end: int) -> None:
+@kernel
+def populate_range(address, size_bytes, begin, end):  # type: ignore[no-untyped-def]
+    """Populate huge pages [begin, end) of the memory [address, address + size_bytes); `address` begins a page.
+
+    Page by page, so that a writer that faults meanwhile waits for one at most.
+    """
+    for page in range(begin, end):
+        # By addresses that are multiples of a huge page, so that none is asked for twice.
+        first = max(address, (address // HUGE_PAGE_BYTES + page) * HUGE_PAGE_BYTES)
+        last = min(address + size_bytes, (address // HUGE_PAGE_BYTES + page + 1) * HUGE_PAGE_BYTES)
+        _madvise(first, last - first, MADV_HUGEPAGE)
+        _madvise(first, last - first, MADV_POPULATE_WRITE)
+
+
+def populate(array: NDArray[Any], begin: int, end: int, workers: Workers = ALONE) -> None:
     """Give memory to elements [begin, end) of a reservation now, in huge pages, without changing them.
 
     Huge pages matter for random access to gigabytes: without them nearly every row costs a page walk besides its
@@ -61,21 +76,8 @@ def populate(array: NDArray[Any], begin: int, end: int) -> None:
     first = address + begin * size & -mmap.PAGESIZE
     last = min(address + end * size, address + array.nbytes)
     if last > first:
-        _libc.madvise(first, last - first, mmap.MADV_HUGEPAGE)
-        # Page by page, so that a writer that faults meanwhile waits for one at most.
-        for start in range(first, last, HUGE_PAGE_BYTES):
-            _libc.madvise(start, min(HUGE_PAGE_BYTES, last - start), MADV_POPULATE_WRITE)
-
-
-def populate_shared(array: NDArray[Any], begin: int, end: int, workers: Workers) -> None:
-    """The same by several threads."""
-    items = HUGE_PAGE_BYTES // array.itemsize
-
-    def pages(first: int, last: int) -> None:
-        populate(array, max(begin, first * items), min(end, last * items))
-
-    first = begin // items
-    workers.run(lambda a, b: pages(first + a, first + b), -(-end // items) - first, piece=8)
+        pages = -(-last // HUGE_PAGE_BYTES) - first // HUGE_PAGE_BYTES
+        workers.run(populate_range, pages, first, last - first, piece=1)
 
 
 class Ahead:
@@ -109,7 +111,7 @@ class Ahead:
         cannot keep up with that, and small pages would cost twice as much as all else about a new row."""
         if new >= self.AT_ONCE and rows > self._rows:
             for array, per_row in self._arrays:
-                populate_shared(array, self._rows * per_row, rows * per_row, workers)
+                populate(array, self._rows * per_row, rows * per_row, workers)
             self._rows = rows
 
     def reached(self, rows: int) -> None:

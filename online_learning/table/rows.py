@@ -32,6 +32,8 @@ def clear_absent(dim, slots, out, begin, end):  # type: ignore[no-untyped-def]
 def gather_range(values, dim, slots, out, begin, end):  # type: ignore[no-untyped-def]
     """out[begin:end] = rows of slots[begin:end]; zeros for -1."""
     absent, last = np.int64(0), end - 1
+    for i in range(begin, min(begin + AHEAD, end)):
+        prefetch_row(values, slots[i] * dim, dim)
     for i in range(begin, end):
         # Of an absent key's row only an address is made: a prefetch cannot fault.
         prefetch_row(values, slots[min(i + AHEAD, last)] * dim, dim)

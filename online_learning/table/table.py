@@ -36,7 +36,7 @@ from online_learning.table.headers import (
     last_seen_s,
     spaces_of,
 )
-from online_learning.table.memory import Ahead, physical_bytes, populate_shared
+from online_learning.table.memory import Ahead, physical_bytes, populate
 from online_learning.table.optimizers import Optimizer
 from online_learning.table.persistence import header_arrays, load_headers, row_arrays, split_to_fit
 from online_learning.table.rows import Rows, spread_range
@@ -199,7 +199,7 @@ class Table:
         used = self._directory.slots_used
         for array, width in ((self._rows.flat_values, self.dim), (self._rows.flat_state, self.optimizer.width)):
             if rows > used and width:
-                populate_shared(array, used * width, rows * width, self._workers)
+                populate(array, used * width, rows * width, self._workers)
         self._ahead.prepared(rows)
 
     def apply_gradients(

@@ -1,6 +1,5 @@
 """Batches that several threads share: the same slots, rows, headers and steps as one thread makes of them."""
 
-import threading
 from typing import Any
 
 import msgspec
@@ -24,7 +23,6 @@ from online_learning.table.settings import (
     TableSettings,
 )
 from online_learning.table.table import Table
-from online_learning.table.workers import Workers
 
 DIM = 5
 ONE = TableSettings(dim=DIM, threads=1)
@@ -177,28 +175,3 @@ def test_memory_prepared_changes_nothing_but_when_it_is_taken() -> None:
         table.find_or_insert(more, spaces_of(more), 0, 2)
     assert_equal(plain, prepared)
     assert prepared.stats().bytes_by_part["index"] == index_bytes
-
-
-def test_an_error_in_a_helper_reaches_the_caller() -> None:
-    here = threading.get_ident()
-
-    def work(begin: int, end: int) -> None:
-        if threading.get_ident() != here:
-            raise RuntimeError("helper")
-        helper_began.wait(10)
-
-    helper_began = threading.Event()
-
-    def failing(begin: int, end: int) -> None:
-        if threading.get_ident() != here:
-            helper_began.set()
-        work(begin, end)
-
-    workers = Workers(2)
-    if workers.threads < 2:
-        pytest.skip("one core")
-    with pytest.raises(RuntimeError, match="helper"):
-        workers.run(failing, 4, piece=1)
-    done: list[tuple[int, int]] = []
-    workers.run(lambda begin, end: done.append((begin, end)), 10, piece=3)
-    assert sorted(done) == [(0, 3), (3, 6), (6, 9), (9, 10)]
