@@ -12,12 +12,12 @@ import pickle
 from collections.abc import Sequence
 from typing import Any, Final
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from river.drift import ADWIN
 
-LOG_LOSS: Final = "log loss"
+from online_learning.alarms import LOG_LOSS, Alarm, WatchState
+
 LOG_ERROR: Final = "log error"
 """Of a value task: |log1p(prediction) - log1p(value)|, where being wrong by a factor is as wrong for large values."""
 LOSS_CAP: Final = 4.0
@@ -37,39 +37,6 @@ QUIET_EXAMPLES: Final = 5_000
 """An alarm ends when the error falls, or when it has not risen any further over this many examples."""
 # Of a probability of 0 or 1; the cap is far nearer.
 _LEAST: Final = 1e-7
-
-
-class Alarm(msgspec.Struct, frozen=True):
-    """A learner's error of a task went up: its mean (capped) before and after, in nats; `at_ms` as handed in.
-
-    `scene`: where, or None for all examples together. `error`: which error it is.
-    """
-
-    learner: str
-    task: str
-    at_ms: int
-    before: float
-    after: float
-    scene: str | None = None
-    error: str = LOG_LOSS
-
-
-class WatchState(msgspec.Struct, frozen=True):
-    """What is kept of one (learner, task, scene or all): the pickled detector, the alarm that stands, examples since
-    its last rise.
-
-    `last_ms` is when the newest alarm began, 0 before the first; `seen` the task's examples when the scene was seen
-    last.
-    """
-
-    learner: str
-    task: str
-    detector: bytes
-    alarm: Alarm | None
-    quiet: int
-    last_ms: int
-    scene: str | None = None
-    seen: int = 0
 
 
 class _Watch:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from online_learning.drift import Alarm
+from online_learning.alarms import Alarm
 from online_learning.learners import Learners
 from online_learning.settings import LearningSettings
 from streams.health import Value

@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from online_learning.alarms import WatchState
 from online_learning.calibration import CalibrationState
 from online_learning.checkpoint.checkpoint import Checkpoint
-from online_learning.drift import WatchState
 from online_learning.predictions import Remembered
 from online_learning.progressive import ProgressiveState
 from online_learning.sampling.item_stream import ItemStreamState
