@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from features.definitions import CREATED_TIMESTAMP, EVENT_TIMESTAMP, history_folder
 from features.views import LINEAGE, VIEWS, Kind, View
+from streams.failpoints import hit
 from streams.records import FeatureRow
 
 _TYPES = {Kind.FLOAT: pa.float64(), Kind.INT: pa.int64(), Kind.TEXT: pa.string(), Kind.TEXTS: pa.list_(pa.string())}
@@ -91,4 +92,6 @@ def _write(part: Path, table: pa.Table) -> None:
     # A leading dot keeps a half-written part out of what Feast and we list.
     new = part.with_name(f".{part.name}.new")
     pq.write_table(table, new, compression="zstd")
+    hit("features.part-written")
     new.replace(part)
+    hit("features.part-renamed")

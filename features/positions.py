@@ -4,6 +4,8 @@ from pathlib import Path
 
 import msgspec
 
+from streams.failpoints import hit
+
 
 class Position(msgspec.Struct, frozen=True):
     """Next offsets of one partition: rows before `online` are in the online store, those before `history` in parts.
@@ -32,4 +34,5 @@ class Positions:
         self._known |= changed
         new = self._path.with_name(self._path.name + ".new")
         new.write_bytes(msgspec.json.encode(self._known))
+        hit("features.position-written")
         new.replace(self._path)

@@ -16,6 +16,7 @@ from features.store import open_store
 from features.views import VIEWS, UnknownRow, check_values, parse_key
 from features.writer import Change, OnlineWriter, StoreAway
 from streams.codec import Unreadable
+from streams.failpoints import hit
 from streams.health import Health
 from streams.kafka import BrokerAway, Stopped, assign, consumer, end_offsets, lag
 from streams.records import FeatureRow
@@ -116,6 +117,7 @@ class Pusher:
             self._next[p.partition] = known.history
             self._waiting[p.partition] = []
         self._history_due_s = time.monotonic() + self._settings.history_interval_s
+        hit("features.resumed")
 
     def _read(self, stop: threading.Event) -> dict[Key, Change]:
         changes: dict[Key, Change] = {}
@@ -158,6 +160,7 @@ class Pusher:
             changes[name] = change
 
     def _push(self, changes: dict[Key, Change], stop: threading.Event) -> bool:
+        hit("features.pushing")
         while not stop.is_set():
             try:
                 self._pushed += self._writer.apply(changes)
@@ -165,10 +168,12 @@ class Pusher:
                 self._health.report(redis="away", redis_error=str(error))
                 stop.wait(_AWAY_PAUSE_S)
                 continue
+            hit("features.pushed")
             known = self._positions
             self._positions.save(
                 {k: Position(online=max(n, known[k].online), history=known[k].history) for k, n in self._next.items()}
             )
+            hit("features.online-saved")
             return True
         return False
 
@@ -176,6 +181,7 @@ class Pusher:
         # Erase first: a row that came after its key's tombstone stays.
         if self._erased:
             self._history.erase(sorted(self._erased))
+            hit("features.erased")
         for partition, rows in self._waiting.items():
             first, following = self._positions[partition].history, self._next[partition]
             if rows:
@@ -183,6 +189,7 @@ class Pusher:
         self._positions.save(
             {k: Position(online=max(n, self._positions[k].online), history=n) for k, n in self._next.items()}
         )
+        hit("features.history-saved")
         self._waiting = {k: [] for k in self._waiting}
         self._erased = set()
         self._history_due_s = time.monotonic() + self._settings.history_interval_s

@@ -19,6 +19,8 @@ from infra.status import running
 from streams.health import Value, read_health
 
 NAMES: Final = ("kafka", "clickhouse", "worker", "trainer", "replica", "sink")
+# Feast takes nine seconds of a core to begin.
+FEAST: Final = ("redis", "features")
 _POLL_S: Final = 0.02
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from infra.chaos import compare, disk, kills, points, stored, takeover
-from infra.chaos.arena import Arena, Failed
+from infra.chaos.arena import FEAST, NAMES, Arena, Failed
 from infra.chaos.broker import ExampleEnds
 from infra.chaos.compare import Check
 from infra.chaos.load import Load
@@ -46,7 +46,8 @@ class Campaign:
         with ExitStack() as exits:
             checkpoints = self._folder / "checkpoints"
             mounted = exits.enter_context(disk.small_disk(checkpoints))
-            arena = Arena(self._folder, CONFIG.format(checkpoints=checkpoints))
+            names = (*NAMES, *FEAST) if self._plan.feast else NAMES
+            arena = Arena(self._folder, CONFIG.format(checkpoints=checkpoints), names)
             exits.callback(arena.stop)
             arena.start()
             self._tell(f"the stack is up in {self._folder}")
@@ -91,6 +92,11 @@ class Campaign:
             compare.taken(arena, load.events + load.twice),
             stored.stored(arena, load),
         ]
+        if plan.feast:
+            # Imported late: Feast takes seconds.
+            from infra.chaos.pushed import pushed
+
+            self._checks.append(pushed(arena))
 
     def _run(self, part: str, arena: Arena, watch: Watch, ends: ExampleEnds, mounted: bool) -> None:
         plan = self._plan

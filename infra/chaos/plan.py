@@ -25,6 +25,10 @@ dense_interval_ms = 200.0
 [serving.clickhouse]
 flush_interval_s = 0.3
 
+[features]
+history_interval_s = 0.5
+redis_timeout_ms = 2000.0
+
 [local]
 restart_first_s = 0.1
 restart_max_s = 0.1
@@ -45,6 +49,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     crowd: int = 4_500
     budget_s: float = 30.0
     points: tuple[str, ...] = ()
+
+    @property
+    def feast(self) -> bool:
+        """Whether the feature pusher takes part: where its own places are struck, and not in the shortest form."""
+        named = not self.points or any(name.startswith("features.") for name in self.points)
+        return "failpoints" in self.parts and self.hits > 0 and named
 
 
 def quick(seed: int) -> Plan:

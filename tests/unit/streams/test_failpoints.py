@@ -75,5 +75,5 @@ def test_a_wrong_place_is_refused(text: str) -> None:
 
 
 def test_every_place_says_which_process_and_what_has_happened() -> None:
-    assert {name.split(".")[0] for name in CATALOGUE} == {"trainer", "replica", "worker", "sink"}
+    assert {name.split(".")[0] for name in CATALOGUE} == {"trainer", "replica", "worker", "features", "sink"}
     assert all(place.what for place in CATALOGUE.values())

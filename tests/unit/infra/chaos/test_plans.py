@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from infra.chaos import kills, points
-from infra.chaos.plan import CONFIG, PARTS, quick
+from infra.chaos.plan import CONFIG, PARTS, Plan, quick
 from infra.settings import parse
 from streams.failpoints import CATALOGUE, Kind
 
@@ -39,7 +39,7 @@ def test_some_kills_come_before_the_last_one_is_over() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_the_shortest_form_has_every_process_at_every_kind_of_step_that_it_takes(seed: int) -> None:
     chosen = points.chosen(random.Random(seed))
-    there = {(name.split(".")[0], CATALOGUE[name].kind) for name in CATALOGUE}
+    there = {(name.split(".")[0], CATALOGUE[name].kind) for name in CATALOGUE if not name.startswith("features.")}
     assert {(name.split(".")[0], CATALOGUE[name].kind) for name in chosen} == there
     assert {place.kind for place in CATALOGUE.values()} == set(Kind)
 
@@ -63,3 +63,11 @@ def test_the_campaign_s_settings_are_settings(tmp_path) -> None:  # type: ignore
     settings = parse(CONFIG.format(checkpoints=tmp_path / "kept"), "chaos", tmp_path)
     assert settings.learning.trainer.checkpoint_dir == str(tmp_path / "kept")
     assert quick(0).parts == PARTS
+
+
+def test_feast_takes_part_where_its_places_are_struck() -> None:
+    assert Plan().feast
+    assert Plan(points=("worker.fenced", "features.pushed")).feast
+    assert not Plan(points=("worker.fenced",)).feast
+    assert not Plan(parts=("kills",)).feast
+    assert not quick(0).feast
