@@ -45,3 +45,10 @@ def test_a_restored_calibration_goes_on_as_if_nothing_had_been():
     for calibration in (whole, second):
         calibration.add(said[::-1], labels)
     assert second.ratios() == whole.ratios()
+
+
+def test_of_values_it_is_the_mean_prediction_over_the_mean_value():
+    calibration = Calibration(["online"], ["click", "stay"], values=(1,))
+    said = np.array([[[0.5, 10.0]], [[0.5, 20.0]], [[0.5, 99.0]]], dtype=np.float32)
+    calibration.add(said, np.array([[1, 5.0], [0, 7.5], [np.nan, np.nan]], dtype=np.float32))
+    assert calibration.ratios() == pytest.approx({("online", "click"): 1.0, ("online", "stay"): 30.0 / 12.5}, rel=1e-3)

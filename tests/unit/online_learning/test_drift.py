@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from online_learning.alarms import Alarm, WatchState
 from online_learning.drift import MAX_SCENES, QUIET_EXAMPLES, SCENE_UNSEEN_EXAMPLES, Drift
+from online_learning.reporting import drift_text
 
 BATCH = 64
 # Within so many examples an error that is half as large again is noticed, at a rate of 10% (measured: 850 at most).
@@ -162,3 +163,18 @@ def test_a_restored_watch_of_scenes_goes_on_too():
     assert [(one.scene, one.before, one.after) for one in found + second.take_begun()] == [
         (one.scene, one.before, one.after) for one in expected
     ]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_values_that_are_mistaken_by_more_raise_an_alarm_of_their_own_error(seed: int):
+    random = np.random.default_rng(seed)
+    drift = Drift(["online"], ["stay"], values=(0,))
+    said = random.lognormal(3.0, 0.5, (12_000, 1, 1)).astype(np.float32)
+    labels = (said[:, 0] * random.lognormal(0.0, 0.5, (12_000, 1))).astype(np.float32)
+    assert watch(drift, said[:8_000], labels[:8_000]) == []
+    # Users stay three times as long all at once.
+    (alarm,) = watch(drift, said[8_000:], 3 * labels[8_000:], 8_000)
+    assert alarm.at_ms <= 8_000 + NOTICED
+    assert alarm.error == "log error"
+    assert alarm.before == pytest.approx(0.4, abs=0.1) and alarm.after > alarm.before
+    assert drift_text(alarm).startswith("stay: the log error of online went up from 0.")

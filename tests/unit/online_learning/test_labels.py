@@ -115,3 +115,40 @@ def test_a_learner_learns_of_its_own_arm_of_organic_actions_and_of_no_experiment
     assert is_learned(of("popularity"), organic=False, arm="")
     assert is_learned([], organic=False, arm="online")
     assert is_learned(of("popularity"), organic=True, arm="online")
+
+
+def stay(value: float | None, /, **more: object) -> Example:
+    labels = {"click": Label(LabelState.PENDING)}
+    if value is not None:
+        labels["stay"] = Label(LabelState.OBSERVED, value)
+    return example(labels=labels, **more)
+
+
+def test_a_value_is_learned_once_and_again_only_where_it_changed():
+    kept = memory()
+    tasks, values = ("click", "stay"), (1,)
+    first = targets([stay(12.5, cause="e1")], [kept], tasks, values)
+    np.testing.assert_array_equal(first.labels, [[np.nan, 12.5]])
+    assert np.isnan(first.revised).all() and not first.again.any()
+    same = targets([stay(12.5, revision=1, correction=True)], [kept], tasks, values)
+    assert np.isnan(same.labels).all()
+    more = targets([stay(0.0, revision=2, correction=True), stay(1.0, revision=3)], [kept, kept], tasks, values)
+    np.testing.assert_array_equal(more.labels, [[np.nan, 0.0], [np.nan, 1.0]])
+    np.testing.assert_array_equal(more.revised, [[np.nan, 12.5], [np.nan, 0.0]])
+    # None is a sampled negative, and none a fake one that came true.
+    assert (more.weights == 1).all() and not more.corrects.any()
+    assert more.again.tolist() == [[False, True], [False, True]]
+
+
+def test_of_a_forgotten_value_only_a_first_revision_is_known_to_be_new():
+    tasks, values = ("click", "stay"), (1,)
+    assert targets([stay(3.0)], [None], tasks, values).labels[0, 1] == 3.0
+    later = stay(1.0, revision=1, correction=True, negative_emitted=True)
+    assert np.isnan(targets([later], [None], tasks, values).labels).all()
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), 1e13])
+def test_what_cannot_be_a_value_teaches_nothing(value: float):
+    kept = memory()
+    assert np.isnan(targets([stay(value)], [kept], ("click", "stay"), (1,)).labels).all()
+    assert kept.labels == [None, None]

@@ -17,6 +17,7 @@ from online_learning.models.fields import FieldEncoder
 from online_learning.models.parameters import ShapeMismatch
 from online_learning.models.ranking import RankingModel, gradients, masked_loss
 from online_learning.models.registry import SCORERS, new_network, new_scorer
+from online_learning.models.values import VALUES
 from online_learning.settings import ModelName, ModelSettings
 
 NAMES: tuple[ModelName, ...] = get_args(ModelName)
@@ -97,6 +98,45 @@ def test_gradients_by_rows_and_parameters_equal_finite_differences(name: ModelNa
     weights = torch.tensor([[1.0], [2.0], [0.5]]).double()
     everything = (rows, *model.parameters())
     assert torch.autograd.gradcheck(lambda r, *_: masked_loss(model(r, dense), labels, weights), everything)
+
+
+@pytest.mark.parametrize("values", [(1,), (0, 1)])
+def test_the_loss_of_values_is_hubers_and_its_gradient_is_bounded_by_one(name: ModelName, values: tuple[int, ...]):
+    settings = ModelSettings(name=name, dim=3, hidden=(4,))
+    random = np.random.default_rng(5)
+    logits = torch.from_numpy(random.normal(0, 2, (40, TASKS))).requires_grad_(True)
+    labels, weights = random.normal(0, 2, (40, TASKS)), random.uniform(0.5, 2, (40, TASKS))
+    binary = [t for t in range(TASKS) if t not in values]
+    labels[:, binary] = labels[:, binary] > 0
+    labels[::7] = np.nan
+    masked_loss(logits, torch.from_numpy(labels), torch.from_numpy(weights), values).backward()
+    assert logits.grad is not None
+    said, known = logits.detach().numpy(), ~np.isnan(labels)
+    slopes = np.where(
+        np.isin(np.arange(TASKS), values), np.clip(said - labels, -1, 1), 1 / (1 + np.exp(-said)) - labels
+    )
+    np.testing.assert_allclose(logits.grad.numpy(), np.where(known, slopes * weights, 0.0), atol=1e-12)
+    # The same through every network, by finite differences.
+    model = new_network(settings, TASKS, 2, 2, seed=3).double()
+    rows = torch.from_numpy(random.normal(0, 0.5, (3, 2, 4))).requires_grad_(True)
+    dense, told = torch.from_numpy(random.normal(0, 1, (3, 2))), torch.tensor([[1.0, 0.3], [0.0, -2.5], [1.0, 4.0]])
+    everything = (rows, *model.parameters())
+    ones = torch.ones(3, TASKS).double()
+    assert torch.autograd.gradcheck(lambda r, *_: masked_loss(model(r, dense), told.double(), ones, values), everything)
+
+
+def test_a_value_is_predicted_in_its_own_units_beside_a_probability(name: ModelName):
+    settings = ModelSettings(name=name)
+    model, (rows, dense) = model_with_random_parameters(settings), random_batch(settings, 50)
+    binary, scorer = new_scorer(settings, TASKS), new_scorer(settings, TASKS, (1,))
+    binary.load(model.to_numpy())
+    scorer.load({**model.to_numpy(), VALUES: np.array([[3.0, 0.5]], np.float32)})
+    said = scorer.score(rows, dense)
+    np.testing.assert_array_equal(said[:, 0], binary.score(rows, dense)[:, 0])
+    expected = np.expm1(np.maximum(3.0 + 0.5 * binary.logits(rows, dense)[:, 1], 0.0))
+    np.testing.assert_allclose(said[:, 1], expected, rtol=1e-5)
+    with pytest.raises(ShapeMismatch, match="`values` is missing"):
+        scorer.load(model.to_numpy())
 
 
 def test_a_new_model_says_its_bias_where_no_row_is_known(name: ModelName):
