@@ -109,7 +109,9 @@ def parse(text: str, source: str, folder: Path, state_dir: Path | None = None) -
     for path, instead in _HANDED_DOWN.items():
         if _has(data, path):
             raise SettingsError(f"{source}: {path} cannot be set here: set {instead}")
-    return _compose(strict.decode(data, Settings, source), folder, state_dir)
+    settings = strict.decode(data, Settings, source)
+    _check_ranking(settings, source)
+    return _compose(settings, folder, state_dir)
 
 
 def resolved(state_dir: Path) -> Settings:
@@ -197,6 +199,19 @@ def _handed_down(settings: Settings) -> Settings:
     learning = replace(settings.learning, kafka=kafka, tasks=streams.tasks)
     serving = replace(settings.serving, kafka=kafka, features=features, learning=learning)
     return replace(settings, streams=streams, features=features, learning=learning, serving=serving)
+
+
+def _check_ranking(settings: Settings, source: str) -> None:
+    """Raises SettingsError where items are to be ranked by a task that there is not."""
+    pipeline, tasks = settings.serving.pipeline, [task.name for task in settings.streams.tasks]
+    asked = {"rank_by": pipeline.rank_by}
+    asked |= {f"rank_by_scene.{scene}": task for scene, task in pipeline.rank_by_scene.items()}
+    asked |= {f"rank_weights.{task}": task for task in pipeline.rank_weights}
+    for name, task in asked.items():
+        if task not in tasks:
+            raise SettingsError(
+                f"{source}: serving.pipeline.{name}: no task {task!r}, must be one of {', '.join(tasks)}"
+            )
 
 
 def _has(data: Any, path: str) -> bool:

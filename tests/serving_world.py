@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from online_learning.models.fields import FieldEncoder, Side
 from online_learning.models.retriever import dense_shapes, new_retriever
+from online_learning.models.values import VALUES
 from serving.replica.experiments import Experiments
 from serving.replica.item_vectors import ItemVectors
 from serving.replica.items import Items
@@ -59,11 +60,14 @@ class World:
         for experiment in experiments:
             self._experiments.put(experiment.name, experiment)
 
-    def put_dense(self, version: int = 1, tasks: int | None = None) -> None:
-        """Publishes random dense parameters; with another number of `tasks`, those of another model."""
+    def put_dense(self, version: int = 1, tasks: int | None = None, values: tuple[float, float] | None = None) -> None:
+        """Publishes random dense parameters; with another number of `tasks`, those of another model. `values`: location
+        and deviation of all value tasks."""
         learning = self.settings.learning
         shapes = dense_shapes(learning if tasks is None else replace(learning, tasks=learning.tasks[:tasks]))
         parameters = {name: self._rng.normal(0, 0.2, shape).astype(np.float32) for name, shape in shapes.items()}
+        if values is not None:
+            parameters[VALUES][:] = values
         DenseWriter(self._head).swap(version, 1, {"sparse": 1}, parameters)
 
     def publish(self, sequence: int = 1, learned: Mapping[int, int] | None = None) -> None:

@@ -35,9 +35,11 @@ def fill(report: Report, measured: Measured) -> None:
     """Adds every figure of the demo to the report."""
     _accounting(report, measured)
     for learner in measured.learners:
-        name = f"progressive AUC, {learner.scene} {learner.task}, {learner.learner}"
-        note = f"log loss {learner.log_loss:.3f} over {learner.n:,} predictions"
-        report.add(name, learner.auc.value, "", note=note)
+        measure, value, note = "AUC", learner.auc.value, f"log loss {learner.log_loss:.3f}"
+        if (errors := learner.errors) is not None:
+            measure, value, note = "R2", errors.r2, f"MAE {errors.mae:.3g}, RMSE {errors.rmse:.3g}"
+        name = f"progressive {measure}, {learner.scene} {learner.task}, {learner.learner}"
+        report.add(name, value, "", note=f"{note} over {learner.n:,} predictions")
     freshness, took_ms = measured.freshness, measured.recommend_ms
     report.add("freshness p50: click -> answer that contains it", freshness.percentile("total_ms", 50), "ms")
     report.add("freshness p99", freshness.percentile("total_ms", 99), "ms", at_most=2_000)

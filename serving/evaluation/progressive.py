@@ -1,4 +1,5 @@
-"""Progressive validation read back: AUC and log loss over any set of windows, from counts that merge."""
+"""Progressive validation read back: AUC and log loss, or a value's errors, over any set of windows, from sums that
+merge."""
 
 import math
 from collections.abc import Sequence
@@ -7,6 +8,8 @@ from typing import Any
 import msgspec
 
 from online_learning.progressive import auc
+from online_learning.value_errors import ValueErrors
+from streams.settings import Target
 
 
 class Auc(msgspec.Struct, frozen=True):
@@ -19,7 +22,8 @@ class Auc(msgspec.Struct, frozen=True):
 class Progressive(msgspec.Struct, frozen=True, kw_only=True):
     """How one learner predicted one task before it learned it; NaN where there is nothing to judge.
 
-    `calibration` is the mean prediction over the share of positives: 1 is calibrated.
+    `calibration` is the mean prediction over the share of positives, or over the mean value: 1 is calibrated. A value
+    task has `errors` and neither `positives` nor AUC nor log loss.
     """
 
     learner: str
@@ -30,6 +34,7 @@ class Progressive(msgspec.Struct, frozen=True, kw_only=True):
     auc: Auc
     log_loss: float
     calibration: float
+    errors: ValueErrors | None = None
 
 
 def auc_of_bins(positives: Sequence[int], negatives: Sequence[int]) -> Auc:
@@ -58,7 +63,7 @@ def progressive(
     skip: float = 0.0,
     by_scene: bool = False,
 ) -> list[Progressive]:
-    """The learners' progressive validation, merged over windows, best AUC first within a task.
+    """The learners' progressive validation, merged over windows, best AUC (or R2 of values) first within a task.
 
     Args:
         client: A clickhouse_connect client on the logs' database.
@@ -80,7 +85,8 @@ def progressive(
             -- A window that was published again after a restart replaces the first.
             SELECT learner, task, scene, window,
                 argMax(tuple(n, positives, log_loss_sum, prediction_sum, bins_positive, bins_negative, first_ts,
-                    last_ts), tuple(epoch, offset)) AS w
+                    last_ts, target, label_sum, absolute_error_sum, squared_error_sum, reference_error_sum),
+                    tuple(epoch, offset)) AS w
             FROM validations GROUP BY learner, task, scene, window
         ), placed AS (
             SELECT learner, task, scene, w,
@@ -90,28 +96,50 @@ def progressive(
             FROM newest
         )
         SELECT learner, task, {scene} AS part, sum(w.1), sum(w.2), sum(w.3), sum(w.4),
-            sumForEach(w.5), sumForEach(w.6)
+            sumForEach(w.5), sumForEach(w.6), w.9 = '{Target.VALUE}' AS of_value,
+            sum(w.10), sum(w.11), sum(w.12), sum(w.13)
         FROM placed
         WHERE before >= {{skip:Float64}} * total
             AND w.8 >= {{since:Int64}} AND w.7 < {{until:Int64}}
-        GROUP BY learner, task, part
+        GROUP BY learner, task, part, of_value
         """,
         parameters={"skip": skip, "since": _since(since_ms), "until": _until(until_ms)},
     ).result_rows
-    found = [
-        Progressive(
-            learner=learner,
-            task=task,
-            scene=part if by_scene else None,
-            n=n,
-            positives=positives,
-            auc=auc_of_bins(bins_positive, bins_negative),
-            log_loss=loss / n if n else math.nan,
-            calibration=predicted / positives if positives else math.nan,
-        )
-        for learner, task, part, n, positives, loss, predicted, bins_positive, bins_negative in rows
-    ]
-    return sorted(found, key=lambda p: (p.task, p.scene or "", -p.auc.value if p.auc.value == p.auc.value else 1))
+    found = [_progressive(row[0], row[1], row[2] if by_scene else None, *row[3:]) for row in rows]
+    return sorted(found, key=lambda p: (p.task, p.scene or "", -_skill(p) if _skill(p) == _skill(p) else math.inf))
+
+
+def _progressive(
+    learner: str,
+    task: str,
+    scene: str | None,
+    n: int,
+    positives: int,
+    loss: float,
+    predicted: float,
+    bins_positive: Sequence[int],
+    bins_negative: Sequence[int],
+    of_value: bool,
+    *sums: float,
+) -> Progressive:
+    """One row of the query; `sums`: of labels, absolute, squared and reference errors."""
+    errors = ValueErrors(n, *sums) if of_value else None
+    happened = positives if errors is None else errors.labels
+    return Progressive(
+        learner=learner,
+        task=task,
+        scene=scene,
+        n=n,
+        positives=positives,
+        auc=auc_of_bins(bins_positive, bins_negative) if errors is None else Auc(math.nan, math.nan),
+        log_loss=loss / n if n and errors is None else math.nan,
+        calibration=predicted / happened if happened else math.nan,
+        errors=errors,
+    )
+
+
+def _skill(one: Progressive) -> float:
+    return one.auc.value if one.errors is None else one.errors.r2
 
 
 def _since(ms: int | None) -> int:

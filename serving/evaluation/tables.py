@@ -177,7 +177,12 @@ VALIDATIONS = Table(
         prediction_sum {_REAL}
         epoch {_INT}
         bins_positive Array({_INT})
-        bins_negative Array({_INT})"""
+        bins_negative Array({_INT})
+        target {_NAME}
+        label_sum {_REAL}
+        absolute_error_sum {_REAL}
+        squared_error_sum {_REAL}
+        reference_error_sum {_REAL}"""
     ),
 )
 DEAD_LETTERS = Table(

@@ -30,13 +30,14 @@ class UserSide(Struct, frozen=True):
 
 
 class OnlineModel:
-    """Scores items for users with the newest rows and dense parameters that the mirror has."""
+    """Predicts items for users with the newest rows and dense parameters that the mirror has; `values` are the columns
+    of the value tasks."""
 
     def __init__(self, settings: LearningSettings, mirror: Mirror, position: int) -> None:
         self._mirror = mirror
         self._encoder = FieldEncoder(settings.model, lambda item: mirror.catalogue.item(item))
-        self._values = value_columns(settings.tasks)
-        self._scorer = new_scorer(settings.model, len(settings.tasks), self._values)
+        self.values = value_columns(settings.tasks)
+        self._scorer = new_scorer(settings.model, len(settings.tasks), self.values)
         self._retriever = new_retriever(settings)
         self._tasks = {task.name: column for column, task in enumerate(settings.tasks)}
         self._width = 1 + settings.model.dim
@@ -76,13 +77,14 @@ class OnlineModel:
         side = self._retriever.side(user.keys)
         return self._retriever.query(user.rows if side is user.keys else self._rows(side), task)
 
-    def score(self, user: UserSide, items: Side, stats: NDArray[np.float32], task: int) -> NDArray[np.float32]:
-        """Probabilities f32[C] of the task for the items' keys (C rows) with their stats of now, f32[C, 6]."""
+    def predict(self, user: UserSide, items: Side, stats: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Predictions f32[C, T] for the items' keys (C rows) with their stats of now, f32[C, 6]: probabilities, and of
+        value tasks values in their units."""
         if not items.rows:
-            return np.empty(0, dtype=np.float32)
+            return np.empty((0, len(self._tasks)), dtype=np.float32)
         positions, matches = np.full(items.rows, self._position), self._encoder.matches(user.keys, items)
         dense = dense_features(user.dense, item_features(stats), positions, matches)
-        return self._scorer.score_request(user.rows, self._rows(items), dense)[:, task]
+        return self._scorer.score_request(user.rows, self._rows(items), dense)
 
     def _take(self, bundle: DenseBundle) -> str:
         if not bundle.parameters:

@@ -67,6 +67,7 @@ class Pipeline:
         self._read_user = read_user
         self._rng = rng
         self._model = OnlineModel(settings.learning, mirror, settings.pipeline.position)
+        self._weights = self._rank_weights(settings)
         self._orders = Orders(mirror)
 
     def answer(self, request: Request) -> Answer:
@@ -120,7 +121,11 @@ class Pipeline:
         stats, available_at = self._mirror.item_stats(slots, plan.arm, request.ts)
         if side is not None:
             items = self._mirror.catalogue.keys.take(slots)
-            scores = self._model.score(side, items, stats, self._task(request))
+            predictions = self._model.predict(side, items, stats)
+            if self._weights is None:
+                scores = predictions[:, self._task(request)]
+            else:
+                scores = ranking.weighted(predictions, self._weights, self._model.values)
         elif plan.policy == ranking.POPULARITY:
             scores = ranking.popularity(stats)
         else:
@@ -202,6 +207,13 @@ class Pipeline:
         return [
             Candidate(ids[ranked.slots[k]], float(ranked.scores[k]), ranked.names[ranked.source[k]]) for k in sampled
         ]
+
+    def _rank_weights(self, settings: ServingSettings) -> NDArray[np.float32] | None:
+        """By column; None where one task alone ranks."""
+        weights = np.zeros(len(settings.learning.tasks), dtype=np.float32)
+        for name, weight in settings.pipeline.rank_weights.items():
+            weights[self._model.task(name)] = weight
+        return weights if settings.pipeline.rank_weights else None
 
     def _task(self, request: Request) -> int:
         settings = self._settings

@@ -1,5 +1,7 @@
 """How candidates are ordered. A policy ranks; which policy an arm has is its experiment's definition."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +16,19 @@ _IMPRESSIONS, _POSITIVES = ITEM_STATS.index("impressions_1d"), ITEM_STATS.index(
 _PRIOR_IMPRESSIONS = 20.0
 # Where nothing was shown yet the mean is unknown: one in ten.
 _UNKNOWN_RATE = 0.1
+
+
+def weighted(
+    predictions: NDArray[np.float32], weights: NDArray[np.float32], values: Sequence[int]
+) -> NDArray[np.float32]:
+    """The sum f32[C] of predictions f32[C, T] by the tasks' weights f32[T], those of the value columns as log1p.
+
+    A probability counts as it is. Of a value the log counts: twice the dwell is worth the same whether of seconds or of
+    minutes, and one long film does not outweigh everything.
+    """
+    said = predictions.copy()
+    said[:, list(values)] = np.log1p(said[:, list(values)])
+    return np.asarray(said @ weights, dtype=np.float32)
 
 
 def popularity(stats: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from infra.ab import ab_json
+from online_learning.value_errors import ValueErrors
 from serving.evaluation import schema
 from serving.evaluation.clickhouse import insert
 from serving.evaluation.progressive import progressive
@@ -246,6 +247,56 @@ def test_progressive_validation_merges_windows_and_replaces_repeated_ones(log: L
     assert half.auc.value == pytest.approx(expected(kept))
     assert {p.scene for p in progressive(log.client, by_scene=True)} == {"", "s"}
     assert progressive(log.client, since_ms=T0 + 1) == []
+
+
+def value_window(window: int, labels: np.ndarray, said: np.ndarray, mean: float, **fields: Any) -> Validation:
+    errors = ValueErrors.of(said, labels, np.full(len(labels), mean))
+    return Validation(
+        process="trainer",
+        learner=fields.pop("learner", "online"),
+        task="dwell",
+        scene=fields.pop("scene", ""),
+        window=window,
+        ts=T0,
+        first_ts=T0,
+        last_ts=T0,
+        n=len(labels),
+        positives=0,
+        log_loss_sum=0.0,
+        bins_positive=[],
+        bins_negative=[],
+        prediction_sum=float(said.sum()),
+        target="value",
+        label_sum=errors.labels,
+        absolute_error_sum=errors.absolute,
+        squared_error_sum=errors.squared,
+        reference_error_sum=errors.reference,
+        **fields,
+    )
+
+
+def test_errors_of_values_merge_over_windows_and_have_no_auc(log: Log) -> None:
+    chance = np.random.default_rng(6)
+    labels, noise = chance.exponential(30.0, (4, 50)), chance.normal(0.0, 5.0, (4, 50))
+    garbage = value_window(2, labels[0], labels[0], 0.0)
+    windows = [value_window(k, labels[k], labels[k] + noise[k], 30.0, scene="ab"[k % 2], epoch=1) for k in range(4)]
+    log.write("metrics", [garbage, *windows, value_window(0, labels[0], labels[0] * 0 + 30.0, 30.0, learner="river")])
+    found = {(p.learner, p.task): p for p in progressive(log.client)}
+    online, river = found["online", "dwell"], found["river", "dwell"]
+    assert online.errors is not None and river.errors is not None
+    # What has no scene was written once, and not replaced.
+    everything, errors = np.append(labels, labels[0]), np.append(noise, np.zeros(50))
+    assert (online.n, online.positives) == (250, 0)
+    assert online.errors.mae == pytest.approx(np.abs(errors).mean())
+    assert online.errors.rmse == pytest.approx(np.sqrt((errors**2).mean()))
+    reference = ((labels - 30.0) ** 2).sum() + (labels[0] ** 2).sum()
+    assert online.errors.r2 == pytest.approx(1 - (errors**2).sum() / reference)
+    assert river.errors.r2 == pytest.approx(0.0, abs=1e-9)
+    assert online.calibration == pytest.approx(1 + errors.sum() / everything.sum())
+    assert np.isnan([online.auc.value, online.log_loss]).all()
+    ranked = [p.learner for p in progressive(log.client) if p.task == "dwell"]
+    assert ranked == ["online", "river"]
+    assert found["online", "click"].errors is None
 
 
 def test_quantiles_of_a_metric_are_numpys(log: Log) -> None:

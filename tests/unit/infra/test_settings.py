@@ -70,6 +70,14 @@ def parsed(text: str) -> Settings:
             "[[streams.labels]]\ntask='dwell'\nkind='dwell'\nat_least=3",
             "freshet.toml: streams: `labels[0].at_least` == 3.0, must be left out: `dwell` is a value task",
         ),
+        (
+            "[serving.pipeline]\nrank_by = 'buy'",
+            "serving.pipeline.rank_by: no task 'buy', must be one of click, rating",
+        ),
+        (
+            "[serving.pipeline]\nrank_weights = {click = 1.0, dwell = 0.1}",
+            "freshet.toml: serving.pipeline.rank_weights.dwell: no task 'dwell', must be one of click, rating",
+        ),
         ("[streams.kafka]\npartitions = 4", "freshet.toml: streams.kafka cannot be set here: set kafka"),
         ("[serving.features]\nredis = 'a:1'", "freshet.toml: serving.features cannot be set here: set features"),
         ("[kafka", "freshet.toml: "),

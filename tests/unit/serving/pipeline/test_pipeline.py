@@ -18,15 +18,18 @@ from serving.replica.item_vectors import pooled_rows
 from serving.settings import PipelineSettings, ServingSettings
 from serving.shared.mirror import Mirror
 from streams.records import ArmDefinition, Experiment, UsedFeatures
-from streams.settings import StreamsSettings
+from streams.settings import StreamsSettings, Target, TaskSettings
 from tests.serving_world import World, items
 
 NOW = 1_700_000_000_000
 TASKS = StreamsSettings().tasks
 
 
-def settings(model: ModelName = "deepfm", **pipeline: Any) -> ServingSettings:
-    learning = LearningSettings(tasks=TASKS, model=ModelSettings(name=model))
+DWELL = TaskSettings(name="dwell", target=Target.VALUE)
+
+
+def settings(model: ModelName = "deepfm", tasks: tuple[TaskSettings, ...] = TASKS, **pipeline: Any) -> ServingSettings:
+    learning = LearningSettings(tasks=tasks, model=ModelSettings(name=model))
     return ServingSettings(learning=learning, pipeline=PipelineSettings(**pipeline))
 
 
@@ -289,3 +292,30 @@ def test_a_replica_that_starts_anew_is_followed(serving: Serving, tmp_path: Path
     answer = serving.answer(n=20)
     assert sorted(answer.items) == sorted(f"other-i{k}" for k in range(8))
     assert answer.versions.sparse == {"sparse": 99}
+
+
+@pytest.mark.parametrize("model", get_args(ModelName))
+def test_a_value_task_ranks_by_its_value_and_weighs_by_its_log(tmp_path: Path, model: ModelName) -> None:
+    answers: dict[str, dict[str, float]] = {}
+    several: dict[str, dict[str, Any]] = {
+        "click": {},
+        "dwell": {"rank_by": "dwell"},
+        "both": {"rank_weights": {"click": 1.0, "dwell": 0.05}},
+        "click alone": {"rank_weights": {"click": 1.0}},
+    }
+    for name, pipeline in several.items():
+        # The same world, drawn anew from its seed.
+        serving = Serving(tmp_path / name, model, tasks=(*TASKS, DWELL), explore=0.0, **pipeline)
+        serving.world.put_items(items(12))
+        serving.world.put_user("u1")
+        serving.world.put_dense(values=(3.0, 0.5))
+        serving.world.publish()
+        answer = serving.answer(n=12)
+        assert answer.versions.policy == "online"
+        assert answer.scores == sorted(answer.scores, reverse=True)
+        answers[name] = dict(zip(answer.items, answer.scores, strict=True))
+    click, dwell = answers["click"], answers["dwell"]
+    # In its own units: about e**3 seconds.
+    assert 2.0 < np.log1p(list(dwell.values())).mean() < 4.0
+    assert answers["click alone"] == pytest.approx(click, rel=1e-5)
+    assert answers["both"] == pytest.approx({k: click[k] + 0.05 * np.log1p(dwell[k]) for k in click}, rel=1e-5)
