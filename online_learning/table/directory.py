@@ -164,6 +164,7 @@ class Directory:
         self._free: NDArray[np.uint32] = reserve(reserved, np.uint32)
         self._cursor = 0
         self._doubling = 0
+        self._ahead = Ahead()
 
     def __len__(self) -> int:
         return int(self.counters[ROWS])
@@ -285,6 +286,7 @@ class Directory:
         created, repeated = np.empty(size, np.int64), np.empty(size, np.int64)
         made, again = take_slots(self._free, self.counters, slots, created, repeated)
         created = created[:made]
+        self._ahead.fill(self.slots_used, made, workers)
         workers.run(write_range, made, self.numbers, *marks, keys, spaces, now_s, version, slots, words, created)
         note_repeated(*marks, slots, repeated[:again], now_s)
         self._grow(workers)
@@ -374,6 +376,7 @@ class Directory:
 
     def keep_ahead(self, ahead: Ahead) -> None:
         """Have the memory of headers and flags kept ahead of the rows."""
+        self._ahead = ahead
         ahead.add(self.headers, HEADER_WORDS)
         ahead.add(self.flags, 1)
 

@@ -1,5 +1,6 @@
 """Address space that is reserved once and filled slab by slab, so that nothing in it ever moves."""
 
+import ctypes
 import mmap
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -46,22 +47,21 @@ def reserve(length: int, dtype: Any) -> NDArray[Any]:
     return whole[skip : skip + size_bytes].view(kind)
 
 
-MADV_HUGEPAGE, MADV_POPULATE_WRITE = 14, 23
+MADV_POPULATE_WRITE = 23
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _madvise: Any = types.ExternalFunction("madvise", types.int32(types.intp, types.intp, types.int32))
 
 
 @kernel
-def populate_range(address, size_bytes, begin, end):  # type: ignore[no-untyped-def]
-    """Populate huge pages [begin, end) of the memory [address, address + size_bytes); `address` begins a page.
+def populate_range(address, end_address, begin, end):  # type: ignore[no-untyped-def]
+    """Populate what of [address, end_address) is in its huge pages [begin, end), counted from the first it touches.
 
     Page by page, so that a writer that faults meanwhile waits for one at most.
     """
-    for page in range(begin, end):
-        # By addresses that are multiples of a huge page, so that none is asked for twice.
-        first = max(address, (address // HUGE_PAGE_BYTES + page) * HUGE_PAGE_BYTES)
-        last = min(address + size_bytes, (address // HUGE_PAGE_BYTES + page + 1) * HUGE_PAGE_BYTES)
-        _madvise(first, last - first, MADV_HUGEPAGE)
-        _madvise(first, last - first, MADV_POPULATE_WRITE)
+    for page in range(address // HUGE_PAGE_BYTES + begin, address // HUGE_PAGE_BYTES + end):
+        first = max(address, page * HUGE_PAGE_BYTES)
+        _madvise(first, min(end_address, (page + 1) * HUGE_PAGE_BYTES) - first, MADV_POPULATE_WRITE)
 
 
 def populate(array: NDArray[Any], begin: int, end: int, workers: Workers = ALONE) -> None:
@@ -70,14 +70,16 @@ def populate(array: NDArray[Any], begin: int, end: int, workers: Workers = ALONE
     Huge pages matter for random access to gigabytes: without them nearly every row costs a page walk besides its
     cache miss. But the first write to one waits for the kernel to find and zero 2 MiB, milliseconds on a busy or
     virtual machine: so only memory that is made ready ahead of use asks for them, and a writer that outruns this gets
-    small pages, each a matter of microseconds. A kernel before 5.14 cannot do it ahead.
+    small pages, each a matter of microseconds. The last page is taken whole: of a part the kernel would make small
+    ones for good. A kernel before 5.14 cannot do it ahead.
     """
     address, size = array.ctypes.data, array.itemsize
     first = address + begin * size & -mmap.PAGESIZE
-    last = min(address + end * size, address + array.nbytes)
+    last = min(-(-(address + end * size) // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES, address + array.nbytes)
     if last > first:
+        _libc.madvise(first, last - first, mmap.MADV_HUGEPAGE)
         pages = -(-last // HUGE_PAGE_BYTES) - first // HUGE_PAGE_BYTES
-        workers.run(populate_range, pages, first, last - first, piece=1)
+        workers.run(populate_range, pages, first, last, piece=1)
 
 
 class Ahead:
@@ -114,9 +116,12 @@ class Ahead:
                 populate(array, self._rows * per_row, rows * per_row, workers)
             self._rows = rows
 
-    def reached(self, rows: int) -> None:
-        """The table now uses `rows` rows; returns at once."""
-        if rows < self.SMALLEST:
+    def reached(self, rows: int, new: int) -> None:
+        """The table now uses `rows` rows, of which `new` came at once; returns at once.
+
+        Where many come at once `fill` goes before them: two that take memory would only hold each other up.
+        """
+        if rows < self.SMALLEST or new >= self.AT_ONCE:
             return
         step = max(self.SMALLEST, rows // self.SHARE)
         if rows + step // 2 > self._rows:

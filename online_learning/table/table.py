@@ -188,7 +188,7 @@ class Table:
                 self._workers,
             )
             self._tombstones.revive(new_keys)
-            self._ahead.reached(self._directory.slots_used)
+            self._ahead.reached(self._directory.slots_used, len(created))
             self._directory.keep_index_ahead(self._ahead)
         return slots
 
