@@ -68,7 +68,7 @@ class OnlineLearner:
         self.table = Table(table_settings(settings), settings.trainer.seed)
         self.model = new_network(settings.model, tasks, fields, dense, settings.trainer.seed)
         _set_prior(self.model, settings)
-        self._adam = Adam(self.model.parameters(), settings.model.dense_learning_rate)
+        self._adam = Adam(self.model.parameters(), self.model.learning_rates(settings.model.dense_learning_rate))
         self._pending = 0
         self.towers = TwoTowerLearner(settings) if settings.retrieval.name == "two_tower" else None
         self.health = LearningHealth()

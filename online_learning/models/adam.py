@@ -4,7 +4,7 @@
 sympy): more than a second of every start of a trainer, and a trainer that was killed should be back soon.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import torch
@@ -18,17 +18,24 @@ _EPSILON: Final = 1e-8
 class Adam:
     """Kingma and Ba 2015, with torch's defaults; parameters without a gradient are passed over, moments and all."""
 
-    def __init__(self, parameters: Iterable[torch.nn.Parameter], learning_rate: float) -> None:
+    def __init__(self, parameters: Iterable[torch.nn.Parameter], learning_rate: float | Sequence[float]) -> None:
+        """`learning_rate`: one for all parameters, or one for each."""
         self._parameters = list(parameters)
-        self._learning_rate = learning_rate
+        rates = [learning_rate] * len(self._parameters) if isinstance(learning_rate, float) else learning_rate
+        self._at_rate: dict[float, list[int]] = {}
+        for k, rate in zip(range(len(self._parameters)), rates, strict=True):
+            self._at_rate.setdefault(rate, []).append(k)
         self._state: dict[int, dict[str, torch.Tensor]] = {}
 
     @torch.no_grad()
     def step(self) -> None:
         """Moves every parameter that has a gradient."""
-        moved = [k for k, parameter in enumerate(self._parameters) if parameter.grad is not None]
-        if not moved:
-            return
+        for rate, places in self._at_rate.items():
+            moved = [k for k in places if self._parameters[k].grad is not None]
+            if moved:
+                self._move(moved, rate)
+
+    def _move(self, moved: list[int], rate: float) -> None:
         state = [self._of(k) for k in moved]
         adam(
             [self._parameters[k] for k in moved],
@@ -41,7 +48,7 @@ class Adam:
             amsgrad=False,
             beta1=_BETA1,
             beta2=_BETA2,
-            lr=self._learning_rate,
+            lr=rate,
             weight_decay=0.0,
             eps=_EPSILON,
             maximize=False,

@@ -34,6 +34,10 @@ class RankingModel(nn.Module, ABC):
         """The parameters under the names of `shapes`."""
         return {"bias": self.bias, "scale": self.scale, "dense_linear": self.dense_linear}
 
+    def learning_rates(self, base: float) -> list[float]:
+        """The learning rate of each of `parameters()`, where most parameters have `base`."""
+        return [base for _ in self.parameters()]
+
     def to_numpy(self) -> dict[str, NDArray[np.float32]]:
         """Copies of the parameters by name."""
         return {name: value.detach().numpy().copy() for name, value in self.named().items()}

@@ -9,7 +9,7 @@ from online_learning.settings import ModelSettings
 
 
 class DCNV2(RankingModel):
-    """One logit per task: `bias + scale * linear + dense_linear . dense + cross_out . cross(x_0) + network(x_0)`.
+    """A task's logit: `bias + scale * linear + dense_linear . dense + cross_out . (cross(x_0) - x_0) + network(x_0)`.
 
     It begins as a factorization machine: the first matrix pairs equal places of different fields, each pair twice at
     half its weight, and the others are 0. Each output of a cross layer belongs to one input, so zeros leave no symmetry
@@ -36,7 +36,7 @@ class DCNV2(RankingModel):
             crossed = start * nn.functional.linear(crossed, weight, bias) + crossed
         wide = self.bias + self.scale[:, 0] * linear[:, None] + nn.functional.linear(dense, self.dense_linear)
         deep: Tensor = self.network(start)
-        return wide + nn.functional.linear(crossed, self.cross_out) + deep
+        return wide + nn.functional.linear(crossed - start, self.cross_out) + deep
 
     def named(self) -> dict[str, nn.Parameter]:
         named = super().named()
@@ -44,3 +44,10 @@ class DCNV2(RankingModel):
             named[f"cross.{number}.weight"] = weight
             named[f"cross.{number}.bias"] = bias
         return named | {"cross_out": self.cross_out} | self.network.named()
+
+    def learning_rates(self, base: float) -> list[float]:
+        # n x n entries move a logit at once, and Adam moves each as far as if it were alone: at the full rate a step
+        # turns the logit over. So they learn the slower the more they are.
+        crosses = {id(weight) for weight in self.cross_weights}
+        slower = base / len(self.cross_weights[0]) ** 0.5
+        return [slower if id(parameter) in crosses else base for parameter in self.parameters()]

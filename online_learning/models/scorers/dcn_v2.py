@@ -3,12 +3,14 @@
 Wang et al. 2021, https://arxiv.org/abs/2008.13535, eq. 1 with full matrices: x' = x_0 * (W x + b) + x. In parallel with
 the network (their section 3.3) and not below it: what a cross layer has learned reaches the logit through one weight
 per coordinate, and not through layers that must first learn to pass it on. In a single pass over a stream that is what
-counts; it also lets retrieval use the cross layers.
+counts; it also lets retrieval use the cross layers. Only what these add to x_0 counts: rows and dense features have
+linear weights of their own, and x_0 itself under the output weights would move an item's logit by all its factors at
+once, at each step of an online learner.
 
 What retrieval keeps. Let x_0 = [u, i, d]: factors of the user and context fields, of the item fields, dense features.
-Of the cross layers' output, sorted by degree in x_0,
+Of what the cross layers add, sorted by degree in x_0,
 
-    degree 1:  o . (c * x_0)              c = 1 + b_0 + ... + b_(L-1)
+    degree 1:  o . (c * x_0)              c = b_0 + ... + b_(L-1)
     degree 2:  o . (x_0 * A x_0)          A = sum over l of W_l diag(1 + b_0 + ... + b_(l-1))
 
 with o the task's output weights. The query and the item
@@ -30,7 +32,7 @@ from online_learning.settings import ModelSettings
 
 
 class DCNV2Scorer(Scorer):
-    """`bias + scale * linear + dense_linear . dense + cross_out . cross(x_0) + network(x_0)` per task."""
+    """`bias + scale * linear + dense_linear . dense + cross_out . (cross(x_0) - x_0) + network(x_0)` per task."""
 
     @staticmethod
     def shapes_of(settings: ModelSettings, tasks: int, fields: int, dense: int) -> Shapes:
@@ -68,7 +70,7 @@ class DCNV2Scorer(Scorer):
             by_item += out[i] * (weight[i, u] @ (first[u] * user))
             by_item += first[i] * ((out[u] * user) @ weight[u, i])
             first = first + bias
-        return np.concatenate([known["scale"][task], out[i] * first[i] + by_item]).astype(np.float32)
+        return np.concatenate([known["scale"][task], out[i] * (first[i] - 1.0) + by_item]).astype(np.float32)
 
     def logits(self, rows: NDArray[np.float32], dense: NDArray[np.float32]) -> NDArray[np.float32]:
         known = self._parameters
@@ -78,4 +80,4 @@ class DCNV2Scorer(Scorer):
         for weight, bias in self._crosses:
             crossed = start * (crossed @ weight.T + bias) + crossed
         wide = known["bias"] + known["scale"][:, 0] * linear[:, None] + dense @ known["dense_linear"].T
-        return np.asarray(wide + crossed @ known["cross_out"].T + self._network(start), dtype=np.float32)
+        return np.asarray(wide + (crossed - start) @ known["cross_out"].T + self._network(start), dtype=np.float32)

@@ -25,14 +25,17 @@ def give(ours: list[torch.nn.Parameter], theirs: list[torch.nn.Parameter], seed:
         one.grad, other.grad = (None, None) if (seed + k) % 4 == 0 else (gradient, gradient.clone())
 
 
-def test_steps_are_torch_s_bit_for_bit_also_over_a_restart() -> None:
+@pytest.mark.parametrize("rates", [0.01, (0.01, 0.003, 0.01)])
+def test_steps_are_torch_s_bit_for_bit_also_over_a_restart(rates: float | tuple[float, ...]) -> None:
     ours, theirs = parameters(1), parameters(1)
-    mine, reference = Adam(ours, 0.01), torch.optim.Adam(theirs, 0.01, foreach=True)
+    each = rates if isinstance(rates, tuple) else (rates,) * len(SHAPES)
+    groups = [{"params": [one], "lr": rate} for one, rate in zip(theirs, each, strict=True)]
+    mine, reference = Adam(ours, rates), torch.optim.Adam(groups, foreach=True)
     for seed in range(40):
         if seed == 20:
             kept = io.BytesIO()
             torch.save(mine.state_dict(), kept)
-            mine = Adam(ours, 0.01)
+            mine = Adam(ours, rates)
             mine.load_state_dict(torch.load(io.BytesIO(kept.getvalue()), weights_only=True))
         give(ours, theirs, seed)
         mine.step()
