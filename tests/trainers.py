@@ -48,11 +48,12 @@ def send_requests(
     partition: int | None = None,
     scene: str = "",
     turned_round: bool = False,
+    dwell: bool = False,
 ) -> int:
     """Requests `first` to `last` (excluded), each an impression and then an example per slot; how many examples.
 
     They go where their users' keys say, or all into one partition. `turned_round`: what else would be clicked on is
-    not, and the other way round.
+    not, and the other way round. `dwell`: who clicked also stayed for some seconds, longer where they like it.
     """
     for number in range(first, last):
         random = np.random.default_rng(number)
@@ -61,7 +62,12 @@ def send_requests(
         seen = Impression(SCHEMA_VERSION, f"r{number}", number, user, shown, scene=scene)
         producer.send(IMPRESSIONS, seen, user, partition=partition)
         for k, item in enumerate(items):
-            click = float((random.random() < (0.7 if item % 5 == number % 40 % 5 else 0.1)) != turned_round)
+            liked = item % 5 == number % 40 % 5
+            click = float((random.random() < (0.7 if liked else 0.1)) != turned_round)
+            labels = {"click": Label(LabelState.OBSERVED, click), "rating": Label(LabelState.CENSORED)}
+            if dwell and click:
+                stayed = float((60.0 if liked else 5.0) * random.lognormal(0.0, 0.3))
+                labels["dwell"] = Label(LabelState.OBSERVED, stayed)
             producer.send(
                 EXAMPLES,
                 Example(
@@ -71,7 +77,7 @@ def send_requests(
                     number,
                     user,
                     f"i{item}",
-                    {"click": Label(LabelState.OBSERVED, click), "rating": Label(LabelState.CENSORED)},
+                    labels,
                     request_id=f"r{number}",
                     position=k,
                     scene=scene,

@@ -10,12 +10,15 @@ from kafka import TopicPartition
 from online_learning.checkpoint.checkpoint import CheckpointError
 from online_learning.checkpoint.store import CheckpointStore
 from online_learning.models.registry import new_scorer
+from online_learning.models.values import VALUES
+from online_learning.progressive import merged_errors
 from online_learning.settings import FieldSettings
 from online_learning.state import dense_parameters, log_position, meta_of
+from online_learning.updates.frames import array_of
 from streams import kafka
 from streams.admin import admin, ensure_topics
 from streams.records import FrameKind, Metric, Validation
-from streams.settings import KafkaSettings
+from streams.settings import KafkaSettings, Target, TaskSettings
 from streams.takeover import Superseded
 from streams.topics import CATALOGUE, DEAD_LETTERS, EXAMPLES, METRICS, UPDATES, USERS
 from tests.stacks import RunningStack, wait_until
@@ -94,6 +97,43 @@ def test_a_restart_goes_on_where_it_stopped(settings: KafkaSettings, producer: k
         wait_until(lambda: health.values["learned"] == first + second, 60, "the others are learned")
     assert health.values["epoch"] > epoch
     assert health.values["examples"] == first + second
+
+
+def test_values_are_learned_validated_and_published_and_go_on_after_a_restart(
+    settings: KafkaSettings, producer: kafka.Producer, tmp_path: Path
+):
+    tasks = (*TASKS, TaskSettings(name="dwell", target=Target.VALUE))
+    learning = msgspec.structs.replace(learning_settings(settings, tmp_path), tasks=tasks)
+    sent = 0
+    for first, last in ((0, 300), (300, 1_200)):
+        sent += send_requests(producer, first, last, dwell=True)
+        with trainer_in_thread(learning) as health:
+            wait_until(lambda sent=sent, health=health: health.values["learned"] == sent, 120, "all is learned")
+    values = health.values
+    assert 0 < values["mae_dwell_online"] < values["rmse_dwell_online"]
+    assert values["calibration_dwell_online"] == pytest.approx(1.0, abs=0.3)
+    assert "auc_dwell_online" not in values and "auc_click_online" in values
+
+    written = [one for one in read_list(settings, METRICS) if isinstance(one, Validation) and one.task == "dwell"]
+    newest = {(one.learner, one.window): one for one in written}
+    online = merged_errors(one for (learner, _), one in newest.items() if learner == "online")
+    assert online.n == values["validated_dwell"]
+    assert online.r2 == pytest.approx(values["r2_dwell_online"], abs=1e-4)
+    # Once it knows something, which takes some hundred labels.
+    late = merged_errors(one for (learner, window), one in newest.items() if learner == "online" and window >= 5)
+    assert late.r2 > 0.1
+
+    checkpoint = CheckpointStore(tmp_path).load_newest()
+    assert checkpoint is not None
+    assert meta_of(checkpoint).values == ("dwell",)
+    frames = [frame for frame in read_list(settings, UPDATES) if frame.kind is FrameKind.DENSE]
+    published = array_of(frames[-1].dense[VALUES])
+    assert published.tolist() == dense_parameters(checkpoint)[VALUES].tolist()
+    # About e**3.5 seconds, as log1p.
+    assert 2.5 < published[0, 0] < 4.5
+    binary = msgspec.structs.replace(learning, tasks=(*TASKS, TaskSettings(name="dwell")))
+    with pytest.raises(CheckpointError, match="value tasks"), trainer_in_thread(binary):
+        pass
 
 
 def test_an_example_that_cannot_be_read_becomes_a_dead_letter_and_nothing_stops(
