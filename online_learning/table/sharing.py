@@ -33,9 +33,9 @@ JOINED, OPEN, ENDED, NUMBER = 0xFFF, 0x1000, 0x2000, 0x4000
 
 SHARES_PER_THREAD = 2
 """A piece is one such share of what is left of a batch."""
-AWAKE_NS = 200_000
-"""How long a helper waits awake: longer than the gaps inside an insertion and between a step's calls, and short enough
-that a table that is asked now and then costs no core."""
+AWAKE_NS = 50_000
+"""How long a helper waits awake: what waking it would cost, and longer than it takes to come from one batch to the
+next. Not longer: torch's threads may want the core, which one spinning helper would hold up at every operation."""
 PATIENCE_NS = 20_000
 """How long a caller waits awake for a helper's last piece, before it leaves it its core: a piece takes some 20 us."""
 
