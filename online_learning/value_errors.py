@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 class ValueErrors(msgspec.Struct, frozen=True):
     """Sums over `n` predictions of a value, in its units (and their squares); those of several windows add up.
 
-    `reference`: the squared errors that the running mean of all values before each would have made.
+    `reference`: the squared errors that the running mean of all values before each would have made. It knows a little
+    more than who predicted at first sight: what was told between that and the label.
     """
 
     n: int = 0
