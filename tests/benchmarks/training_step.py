@@ -157,7 +157,8 @@ def main() -> int:
     """Run all of it; 1 where a bar was missed."""
     options = parse(__doc__ or "", extra={"dim": "factors a row (16)", "threads": "threads of both at most (2)"})
     dim, threads = int(options.extra.get("dim", 16)), int(options.extra.get("threads", 2))
-    rows, warm_ups, timed = (2_000, 3, 5) if options.quick else (100_000, 100, 60)
+    rows, warm_ups, timed = (2_000, 3, 5) if options.quick else (100_000, 100, 30)
+    counts = sorted({1, threads})
     torch.set_num_threads(threads)
     settings = settings_of(dim)
     report = Report(
@@ -175,7 +176,7 @@ def main() -> int:
         seeds=(SEED,),
     )
     keys = np.random.default_rng(SEED).integers(1, 2**64, (FIELDS, rows), dtype=np.uint64)
-    batches = make_batches(warm_ups + ROUNDS * timed, rows, keys, len(dense_names(settings.model)))
+    batches = make_batches(warm_ups + ROUNDS * len(counts) * timed, rows, keys, len(dense_names(settings.model)))
     ours = Ours(settings, threads)
     first = first_rows(settings, keys)
     peers = {
@@ -188,13 +189,12 @@ def main() -> int:
     steps: dict[str, Callable[[Any], None]] = {"ours": ours.step}
     steps |= {name: peer.step for name, peer in peers.items()}
 
-    counts = sorted({1, threads})
     rates: dict[tuple[str, int], list[float]] = {(name, count): [] for name in steps for count in counts}
     for step in steps.values():
         examples_per_s(step, batches[:warm_ups])
     # They take turns, so that a disturbance of the machine meets all of them.
     for number in range(ROUNDS * len(counts)):
-        count, part = counts[number % len(counts)], batches[warm_ups + number // len(counts) * timed :][:timed]
+        count, part = counts[number % len(counts)], batches[warm_ups + number * timed :][:timed]
         torch.set_num_threads(count)
         for name, step in steps.items():
             rates[name, count].append(examples_per_s(step, part))
