@@ -9,8 +9,9 @@ A flush takes the same steps every time:
 5. Note the progress in ClickHouse, where rows alone would not tell it, and commit the end to Kafka (so that lag shows).
 
 After a crash the largest offset in a table says what is stored. What cannot be known is whether an insert is still
-under way; so the intent makes the new process cut the same batch again, and the same token makes ClickHouse count it
-once, however late the first one arrives. An insert within one process is repeated in the same way.
+under way, and whether the dead letters went out; so the intent makes the new process read and cut the same batch again,
+and the same token makes ClickHouse count it once, however late the first one arrives. Its dead letters are sent again.
+An insert within one process is repeated in the same way.
 """
 
 import logging
@@ -188,8 +189,11 @@ class Sink:
                     f"{self._database} holds {key.topic}-{key.partition} up to offset {start - 1}, but the log ends at"
                     f" {ends[key]}: the topic was made anew; use another database"
                 )
-            cuts = self._intent(key)
-            partitions[key] = Partition(SOURCES[key.topic], key.partition, missing, start, cuts)
+            intent = self._intent(key)
+            if intent:
+                # Rows behind a record that made none may be stored while its dead letter is not sent.
+                start = min(start, *intent)
+            partitions[key] = Partition(SOURCES[key.topic], key.partition, missing, start, frozenset(intent))
             self._reader.seek(key, start)
         return partitions
 
@@ -231,11 +235,12 @@ class Sink:
         }
         return stored, noted
 
-    def _intent(self, key: TopicPartition) -> frozenset[int]:
+    def _intent(self, key: TopicPartition) -> tuple[int, ...]:
+        """The first offset of the batch that was under way and the one behind it; nothing where none was."""
         committed = self._insist("committed", lambda: self._reader.committed(key, metadata=True, timeout_ms=10_000))
         if committed is None or not committed.metadata:
-            return frozenset()
-        return frozenset({committed.offset, int(committed.metadata) + 1})
+            return ()
+        return committed.offset, int(committed.metadata) + 1
 
     def _insist(self, what: str, action: Callable[[], T]) -> T:
         """Do it until it is done: neither server has the right to lose rows by being away."""

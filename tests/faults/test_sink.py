@@ -13,6 +13,7 @@ import pytest
 from serving.evaluation.queries import counts
 from streams import topics
 from streams.kafka import producer
+from streams.logs import read_list
 from streams.records import Action, Impression, Shown
 from tests.stacks import RunningStack, running_stack, wait_until
 
@@ -78,3 +79,25 @@ def test_every_record_is_in_the_tables_once_whatever_is_killed(tmp_path: Path) -
         send(stack, RECORDS, RECORDS + 1)
         wanted = everything(RECORDS + 1)
         wait_until(lambda: stored(stack) == wanted, 90, f"{wanted} in the tables")
+
+
+@pytest.mark.timeout(600)
+def test_what_cannot_be_read_has_its_dead_letter_though_the_sink_died_behind_its_neighbours_rows(
+    tmp_path: Path,
+) -> None:
+    with running_stack(tmp_path, "kafka", "clickhouse", "sink") as stack:
+        stack.state.arm("sink", "sink.inserted:1")
+        kill(stack, "sink")
+        restarts = stack.restarts("sink")
+        with producer(stack.settings.kafka) as out:
+            sent = out.send_bytes(topics.ACTIONS.name, b"{", partition=0)
+            for n in range(3):
+                action = Action(ts=1, user=f"u{n}", item="i0", kind="click", event_id=f"e{n}", received_at=1)
+                out.send(topics.ACTIONS, action, None, partition=0)
+            out.flush(60)
+            offset = sent.get(1).offset
+        wait_until(lambda: stack.restarts("sink") > restarts and stack.is_up("sink"), 90, "the sink died and came back")
+        wait_until(lambda: stored(stack)["actions"] == (3, 3, 0), 90, "the neighbours are in the table once")
+        wait_until(lambda: read_list(stack.settings.kafka, topics.DEAD_LETTERS), 30, "the dead letter")
+        letters = read_list(stack.settings.kafka, topics.DEAD_LETTERS)
+        assert {(one.topic, one.partition, one.offset) for one in letters} == {(topics.ACTIONS.name, 0, offset)}
