@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from online_learning.batches import Batch
-from online_learning.learning_health import LearningHealth, sound_rows
 from online_learning.models.adam import Adam
 from online_learning.models.dense_features import PRIOR_LOGIT, dense_names
 from online_learning.models.fields import FieldEncoder
@@ -25,6 +24,7 @@ from online_learning.table.snapshot import TableSnapshot
 from online_learning.table.table import Table
 from online_learning.two_tower_learner import TwoTowerLearner
 from online_learning.value_scale import ScaleState, ValueScale
+from online_learning.watching.learning_health import LearningHealth, sound_rows
 
 TABLE = "sparse"
 """The one table of all fields, and so the name of its frames and checkpoints."""

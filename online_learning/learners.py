@@ -11,19 +11,19 @@ from numpy.typing import NDArray
 
 from online_learning.baselines import baselines
 from online_learning.batches import Batch, Batcher
-from online_learning.calibration import Calibration
 from online_learning.catalogue import Catalogue
-from online_learning.drift import Drift
 from online_learning.labels import correction_weights, is_learned, negative_rates, targets
 from online_learning.learner import OnlineLearner
 from online_learning.models.fields import FieldEncoder
 from online_learning.models.scorers.two_tower import tower_keys
 from online_learning.models.values import value_columns
 from online_learning.predictions import Predictions, Remembered
-from online_learning.progressive import Progressive
 from online_learning.sampling.negatives import Negatives
 from online_learning.settings import LearningSettings
 from online_learning.state import Counters, TrainerState
+from online_learning.watching.calibration import Calibration
+from online_learning.watching.drift import Drift
+from online_learning.watching.progressive import Progressive
 from streams.records import Example, Impression
 
 

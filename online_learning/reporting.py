@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from online_learning.alarms import Alarm
 from online_learning.learners import Learners
 from online_learning.settings import LearningSettings
+from online_learning.watching.alarms import Alarm
 from streams.health import Value
 from streams.records import Metric
 

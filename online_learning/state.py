@@ -12,13 +12,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from online_learning.alarms import WatchState
-from online_learning.calibration import CalibrationState
 from online_learning.checkpoint.checkpoint import Checkpoint
 from online_learning.predictions import Remembered
-from online_learning.progressive import ProgressiveState
 from online_learning.sampling.item_stream import ItemStreamState
 from online_learning.updates.position import LogPosition
+from online_learning.watching.alarms import WatchState
+from online_learning.watching.calibration import CalibrationState
+from online_learning.watching.progressive import ProgressiveState
 
 _PARAMETERS: Final = "parameters/"
 _STATE: Final = "state/"

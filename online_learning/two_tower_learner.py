@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from online_learning.learning_health import GRADIENT_LIMIT
 from online_learning.models.adam import Adam
 from online_learning.models.fields import Side
 from online_learning.models.networks.two_tower import TwoTower, sampled_softmax
@@ -18,6 +17,7 @@ from online_learning.models.scorers.two_tower import tower_shapes, tower_side
 from online_learning.sampling.candidates import Candidates
 from online_learning.settings import LearningSettings
 from online_learning.table.table import Table
+from online_learning.watching.learning_health import GRADIENT_LIMIT
 
 # As of the ranking model: Adam's step is as long for one positive as for a hundred.
 _POSITIVES_PER_STEP: Final = 64

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from online_learning.progressive import auc
-from online_learning.value_errors import ValueErrors
+from online_learning.watching.progressive import auc
+from online_learning.watching.value_errors import ValueErrors
 from streams.settings import Target
 
 

@@ -19,9 +19,9 @@ from online_learning.baselines import baselines
 from online_learning.batches import Batcher
 from online_learning.learner import OnlineLearner
 from online_learning.models.fields import FieldEncoder
-from online_learning.progressive import auc, logit_bins
 from online_learning.settings import LearningSettings, ModelName
 from online_learning.table.version import pack_version
+from online_learning.watching.progressive import auc, logit_bins
 from streams.datasets.dataset import Dataset
 from streams.records import SCHEMA_VERSION, Example, Label, LabelState, UsedFeatures
 from streams.settings import TaskSettings

@@ -19,7 +19,6 @@ import numpy as np
 
 from online_learning.checkpoint.checkpoint import Checkpoint
 from online_learning.checkpoint.store import CheckpointSettings, CheckpointStore
-from online_learning.progressive import ProgressiveState
 from online_learning.state import CheckpointMeta, Counters, TrainerState, dense_arrays, log_position
 from online_learning.table.settings import (
     InitializerKind,
@@ -31,6 +30,7 @@ from online_learning.table.settings import (
 from online_learning.table.table import Table
 from online_learning.updates.position import TABLE, LogPosition
 from online_learning.updates.publisher import Publisher
+from online_learning.watching.progressive import ProgressiveState
 from streams.admin import cut
 from streams.settings import KafkaSettings
 from streams.topics import EXAMPLES, UPDATES

@@ -12,7 +12,7 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from infra.ab import ab_json
-from online_learning.value_errors import ValueErrors
+from online_learning.watching.value_errors import ValueErrors
 from serving.evaluation import schema
 from serving.evaluation.clickhouse import insert
 from serving.evaluation.progressive import progressive

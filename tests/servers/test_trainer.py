@@ -11,10 +11,10 @@ from online_learning.checkpoint.checkpoint import CheckpointError
 from online_learning.checkpoint.store import CheckpointStore
 from online_learning.models.registry import new_scorer
 from online_learning.models.values import VALUES
-from online_learning.progressive import merged_errors
 from online_learning.settings import FieldSettings
 from online_learning.state import dense_parameters, log_position, meta_of
 from online_learning.updates.frames import array_of
+from online_learning.watching.progressive import merged_errors
 from streams import kafka
 from streams.admin import admin, ensure_topics
 from streams.records import FrameKind, Metric, Validation

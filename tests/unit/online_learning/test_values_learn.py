@@ -8,10 +8,10 @@ import pytest
 
 from online_learning.catalogue import Catalogue
 from online_learning.learners import Learners
-from online_learning.progressive import merged_errors
 from online_learning.settings import LearningSettings, ModelName, ModelSettings
 from online_learning.state import TrainerState
 from online_learning.table.version import pack_version
+from online_learning.watching.progressive import merged_errors
 from streams.intake import Intake
 from streams.join import Join
 from streams.local_state import opened

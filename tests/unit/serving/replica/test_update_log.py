@@ -8,13 +8,13 @@ import pytest
 
 from online_learning.checkpoint.checkpoint import Checkpoint
 from online_learning.checkpoint.store import CheckpointStore
-from online_learning.progressive import ProgressiveState
 from online_learning.state import CheckpointMeta, Counters, TrainerState, dense_arrays
 from online_learning.table.digest import Encoding
 from online_learning.table.settings import TableSettings
 from online_learning.table.table import Table
 from online_learning.updates.frames import RowEncoding, Rows, epoch_frame, sparse_frames
 from online_learning.updates.position import TABLE, LogPosition, StreamPosition, stream_of
+from online_learning.watching.progressive import ProgressiveState
 from serving.replica.update_log import UpdateLog
 from serving.shared.head import HeadWriter
 from streams.records import Frame

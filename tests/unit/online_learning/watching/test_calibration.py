@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from online_learning.calibration import HALF_LIFE, Calibration, CalibrationState
+from online_learning.watching.calibration import HALF_LIFE, Calibration, CalibrationState
 
 
 def one() -> Calibration:

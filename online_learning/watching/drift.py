@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from river.drift import ADWIN
 
-from online_learning.alarms import LOG_LOSS, Alarm, WatchState
+from online_learning.watching.alarms import LOG_LOSS, Alarm, WatchState
 
 LOG_ERROR: Final = "log error"
 """Of a value task: |log1p(prediction) - log1p(value)|, where being wrong by a factor is as wrong for large values."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from online_learning.progressive import BINS, Progressive, ProgressiveState, auc, logit_bins, merged_auc
+from online_learning.watching.progressive import BINS, Progressive, ProgressiveState, auc, logit_bins, merged_auc
 
 ANSWERS = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60)
 

@@ -6,10 +6,10 @@ import pytest
 from online_learning.batches import Batch, Batcher
 from online_learning.catalogue import Catalogue
 from online_learning.learner import OnlineLearner
-from online_learning.learning_health import GRADIENT_LIMIT, LearningHealth, sound_rows
 from online_learning.models.fields import FieldEncoder
 from online_learning.reporting import alarm_text, drift_metrics, health_values, metrics
 from online_learning.table.version import pack_version
+from online_learning.watching.learning_health import GRADIENT_LIMIT, LearningHealth, sound_rows
 from tests.unit.online_learning.test_learners import SETTINGS, example, impression, learners
 
 ROWS = 48

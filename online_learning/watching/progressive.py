@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from online_learning.value_errors import ValueErrors, running_means
+from online_learning.watching.value_errors import ValueErrors, running_means
 from streams.records import Validation
 from streams.settings import Target
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from online_learning.alarms import Alarm, WatchState
-from online_learning.drift import MAX_SCENES, QUIET_EXAMPLES, SCENE_UNSEEN_EXAMPLES, Drift
 from online_learning.reporting import drift_text
+from online_learning.watching.alarms import Alarm, WatchState
+from online_learning.watching.drift import MAX_SCENES, QUIET_EXAMPLES, SCENE_UNSEEN_EXAMPLES, Drift
 
 BATCH = 64
 # Within so many examples an error that is half as large again is noticed, at a rate of 10% (measured: 850 at most).

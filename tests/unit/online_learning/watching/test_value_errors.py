@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from online_learning.progressive import Progressive, ProgressiveState, merged_errors
 from online_learning.state import CheckpointMeta, Counters
 from online_learning.updates.position import LogPosition
-from online_learning.value_errors import ValueErrors, running_means
+from online_learning.watching.progressive import Progressive, ProgressiveState, merged_errors
+from online_learning.watching.value_errors import ValueErrors, running_means
 from streams.records import Validation
 from streams.topics import METRICS
 
