@@ -45,7 +45,7 @@ def test_a_stretch_written_again_is_there_once(tmp_path: Path) -> None:
     parts=st.lists(st.lists(st.sampled_from("abcd"), min_size=1, max_size=4), max_size=4),
     gone=st.sets(st.sampled_from("abcd")),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_erasing_users_leaves_exactly_the_others(
     tmp_path_factory: pytest.TempPathFactory, parts: list[list[str]], gone: set[str]
 ) -> None:

@@ -138,7 +138,7 @@ def play(history: list[tuple[str, int, float | None]]) -> Trainer:
     return trainer
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(steps, max_size=40))
 def test_a_reader_from_any_start_ends_with_the_trainers_rows(history: list[tuple[str, int, float | None]]) -> None:
     trainer = play(history)
@@ -149,7 +149,7 @@ def test_a_reader_from_any_start_ends_with_the_trainers_rows(history: list[tuple
         assert follow(trainer.log, saved) == trainer.rows
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(steps, max_size=30), st.data())
 def test_a_missing_frame_is_noticed_or_does_not_matter(
     history: list[tuple[str, int, float | None]], data: st.DataObject
@@ -164,7 +164,7 @@ def test_a_missing_frame_is_noticed_or_does_not_matter(
     assert rows == trainer.rows or lost == len(trainer.log) - 1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(steps, max_size=30), st.data())
 def test_a_frame_delivered_twice_is_applied_once(
     history: list[tuple[str, int, float | None]], data: st.DataObject
@@ -176,7 +176,7 @@ def test_a_frame_delivered_twice_is_applied_once(
     assert follow(trainer.log[:end] + again + trainer.log[end:], None) == trainer.rows
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(steps, max_size=30), st.integers(1, 5), st.integers(0, 40))
 def test_frames_of_a_fenced_trainer_change_nothing(
     history: list[tuple[str, int, float | None]], key: int, where: int

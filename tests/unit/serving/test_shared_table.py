@@ -95,7 +95,7 @@ class SharedTableIsADict(RuleBasedStateMachine):
 
 
 TestSharedTable = SharedTableIsADict.TestCase
-TestSharedTable.settings = settings(max_examples=15, stateful_step_count=15, deadline=None)
+TestSharedTable.settings = settings(max_examples=15, stateful_step_count=15)
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))

@@ -148,7 +148,7 @@ class Run:
 
 
 @given(logs(), joins, st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_the_join_equals_the_reference(
     log: tuple[list[Impression], list[Action]], join: JoinSettings, data: st.DataObject
 ) -> None:
@@ -166,7 +166,7 @@ def test_the_join_equals_the_reference(
 
 
 @given(logs(), joins, st.randoms(use_true_random=False))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_the_last_value_of_a_slot_does_not_depend_on_the_order_of_the_log(
     log: tuple[list[Impression], list[Action]], join: JoinSettings, random: Random
 ) -> None:

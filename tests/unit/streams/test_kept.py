@@ -46,7 +46,7 @@ class Table:
 
 
 @given(steps, st.sampled_from([0, 600, 2**20]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_kept_values_are_those_of_a_dict_however_little_memory_there_is(
     todo: list[tuple[str, int, int]], limit_bytes: int
 ) -> None:
@@ -88,7 +88,7 @@ def test_memory_stays_within_its_bound_and_a_batch(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.booleans()), max_size=40), st.integers(0, 20), st.integers(0, 20))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_an_index_gives_every_key_once_in_the_order_of_time(
     added: list[tuple[int, bool]], first: int, second: int
 ) -> None:

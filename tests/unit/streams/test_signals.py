@@ -34,7 +34,7 @@ signals = st.lists(
 
 
 @given(st.lists(signals, max_size=4), st.sampled_from([1, 2]), st.sampled_from([1, 2**20]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_counts_are_those_of_adding_one_by_one(
     batches: list[list[tuple[list[str], str, int, bool, float | None]]], at_once: int, memory_bytes: int
 ) -> None:

@@ -33,7 +33,7 @@ def test_popularity_alone_reaches_at_most_60_percent_of_the_best_at_any_time(see
 
 
 @given(seed=st.integers(0, 2**32), cuts=st.lists(st.floats(0, 30), max_size=5))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_seed_gives_the_same_world_bit_for_bit_however_often_it_is_asked_to_advance(
     seed: int, cuts: list[float]
 ) -> None:
@@ -59,7 +59,7 @@ def test_the_first_version_of_the_world_stays_as_it_is() -> None:
 
 
 @given(seed=st.integers(0, 1000), to_s=st.lists(st.floats(0, 120), min_size=1, max_size=4))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_every_item_arrives_once_and_retires_once(seed: int, to_s: list[float]) -> None:
     world = World(seed, SMALL)
     available = set(world.items)
@@ -84,7 +84,7 @@ def test_tastes_drift_and_keep_their_spread() -> None:
 
 
 @given(seed=st.integers(0, 100), n=st.integers(1, 20), user=st.integers(0, 11))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_no_list_beats_the_best_list(seed: int, n: int, user: int) -> None:
     world = World(seed, SMALL)
     truth = Truth(world, n)

@@ -41,7 +41,7 @@ step = st.tuples(st.lists(st.integers(1, 60), max_size=30), st.lists(st.integers
 
 
 @given(steps=st.lists(step, max_size=5), wrote=st.integers(1, 5), reads=st.integers(1, 5))
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 def test_any_number_of_shards_restored_into_any_other_is_the_same_table(
     tmp_path_factory: pytest.TempPathFactory,
     steps: list[tuple[list[int], list[int]]],

@@ -36,7 +36,7 @@ def keys_of(place: str) -> list[str]:
 
 
 @given(data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_broken_byte_or_missing_end_of_any_object_is_noticed_and_the_prefix_before_it_used(
     data: st.DataObject,
 ) -> None:

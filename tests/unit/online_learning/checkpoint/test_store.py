@@ -158,7 +158,7 @@ def test_an_empty_folder_has_no_checkpoint_and_a_ruined_one_is_an_error(tmp_path
 
 
 @given(data=st.data())
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, suppress_health_check=list(HealthCheck))
 def test_any_broken_byte_or_missing_end_of_any_file_is_noticed_and_the_prefix_before_it_used(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:

@@ -45,7 +45,7 @@ def random_batch(settings: ModelSettings, rows: int, seed: int = 2) -> tuple[np.
     return normal, random.normal(0, 1, (rows, DENSE)).astype(np.float32)
 
 
-@hypothesis(max_examples=15, deadline=None)
+@hypothesis(max_examples=15)
 @given(
     seed=st.integers(0, 1000),
     dim=st.integers(1, 16),

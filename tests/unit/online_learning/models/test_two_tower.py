@@ -31,7 +31,7 @@ def rows(fields: int, count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, 0.5, (count, fields, 7)).astype(np.float32)
 
 
-@hypothesis(max_examples=20, deadline=None)
+@hypothesis(max_examples=20)
 @given(
     hidden=st.lists(st.integers(1, 20), max_size=2).map(tuple),
     normalize=st.booleans(),

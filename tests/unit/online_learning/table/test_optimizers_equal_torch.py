@@ -41,7 +41,7 @@ def dense_gradient(rows: np.ndarray, grads: np.ndarray) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", [OptimizerKind.SGD, OptimizerKind.ADAGRAD])
 @given(seed=st.integers(0, 2**32 - 1), steps=st.integers(1, 20), rate=st.sampled_from([0.001, 0.05, 0.5]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_rows_move_as_under_torchs_dense_optimizer(kind: OptimizerKind, seed: int, steps: int, rate: float) -> None:
     table, slots, twin = table_and_twin(kind, rate, seed)
     optimizer = (
@@ -58,7 +58,7 @@ def test_rows_move_as_under_torchs_dense_optimizer(kind: OptimizerKind, seed: in
 
 
 @given(seed=st.integers(0, 2**32 - 1), steps=st.integers(1, 20), rate=st.sampled_from([0.001, 0.05]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_lazy_adam_moves_rows_as_torchs_sparse_adam(seed: int, steps: int, rate: float) -> None:
     table, slots, twin = table_and_twin(OptimizerKind.LAZY_ADAM, rate, seed)
     optimizer = torch.optim.SparseAdam([twin], lr=rate, eps=1e-8)
@@ -72,7 +72,7 @@ def test_lazy_adam_moves_rows_as_torchs_sparse_adam(seed: int, steps: int, rate:
 
 
 @given(seed=st.integers(0, 2**32 - 1), steps=st.integers(1, 20))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_rowwise_adagrad_divides_by_the_root_of_the_summed_mean_square(seed: int, steps: int) -> None:
     table, slots, twin = table_and_twin(OptimizerKind.ROWWISE_ADAGRAD, 0.05, seed)
     weights, accumulator = twin.detach().clone(), torch.zeros(ROWS, 1)

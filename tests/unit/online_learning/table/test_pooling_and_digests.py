@@ -21,7 +21,7 @@ from online_learning.table.version import pack_version, unpack_version
     mode=st.sampled_from(["sum", "mean"]),
     seed=st.integers(0, 999),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_pooling_and_its_gradient_are_those_of_torchs_embedding_bag(lengths: list[int], mode: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
     table = Table(TableSettings(dim=4), seed)
@@ -70,7 +70,7 @@ def test_the_reserved_key_gets_no_row() -> None:
 
 @pytest.mark.parametrize("encoding", list(Encoding))
 @given(seed=st.integers(0, 999), rows=st.integers(0, 50))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_digest_knows_every_bit_and_no_order(encoding: Encoding, seed: int, rows: int) -> None:
     rng = np.random.default_rng(seed)
     keys = rng.choice(2**40, rows, replace=False).astype(np.uint64) + np.uint64(1)

@@ -74,7 +74,7 @@ POLICIES = {
 
 
 @pytest.mark.parametrize("policy", list(POLICIES))
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(seed=st.integers(0, 2**32), unseen=st.sampled_from([0.0, 0.1, 1.0]))
 def test_find_or_insert_by_two_threads_equals_one(policy: str, seed: int, unseen: float) -> None:
     rng = np.random.default_rng(seed)
@@ -115,7 +115,7 @@ def test_a_chunk_is_really_shared(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(seed=st.integers(0, 2**32), dim=st.sampled_from([1, 5, 15, 16, 17, 32, 33, 48]))
-@settings(max_examples=16, deadline=None)
+@settings(max_examples=16)
 def test_lookup_is_find_and_gather_and_agrees_with_a_dict(seed: int, dim: int) -> None:
     rng = np.random.default_rng(seed)
     table = Table(TableSettings(dim=dim, initializer=InitializerSettings(scale=1.0)), seed)

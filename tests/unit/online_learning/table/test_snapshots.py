@@ -32,7 +32,7 @@ def content(table: Table) -> tuple[int, dict[int, int], dict[int, int]]:
 
 
 @given(first=keys, steps=changes)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_chain_is_the_table_however_it_is_merged(
     first: list[int], steps: list[tuple[list[int], list[int], bool]]
 ) -> None:

@@ -183,5 +183,5 @@ class TableMachine(RuleBasedStateMachine):
 
 TestTableAgainstADict = TableMachine.TestCase
 TestTableAgainstADict.settings = settings(
-    max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=40, stateful_step_count=25, suppress_health_check=list(HealthCheck)
 )

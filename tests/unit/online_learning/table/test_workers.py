@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -68,7 +68,6 @@ def two() -> Workers:
 
 
 @given(items=st.integers(0, 5_000), piece=st.integers(1, 600))
-@settings(deadline=None)
 def test_every_item_is_done_once(two: Workers, items: int, piece: int) -> None:
     assert counted(two, items, piece).tolist() == [1] * items + [0, 0]
 

@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from online_learning.studies.next_click.candidates import CONTEXT, FEATURES, NEXT_OF_LAST, SCALE, candidates_of
@@ -35,7 +35,6 @@ def counted(events: list[tuple[int, list[int], int]], top_kept: int = 4) -> tupl
 
 
 @given(st.lists(st.integers(0, 5 * HOUR_MS), min_size=1, max_size=30), st.integers(0, DAY_MS))
-@settings(deadline=None)
 def test_a_level_is_the_decayed_count(gaps_ms: list[int], later_ms: int) -> None:
     level, count, now_ms = NEVER, 0.0, 1_500_000_000_000
     for gap_ms in gaps_ms:
@@ -47,7 +46,6 @@ def test_a_level_is_the_decayed_count(gaps_ms: list[int], later_ms: int) -> None
 
 
 @given(EVENTS)
-@settings(deadline=None)
 def test_the_most_clicked_are_kept_exactly(events: list[tuple[int, list[int], int]]) -> None:
     counts, _ = counted(events)
     for h in range(len(CLICK_HALF_LIVES_MS)):
@@ -76,7 +74,6 @@ def test_growing_changes_nothing_that_was_counted() -> None:
 
 
 @given(EVENTS, st.lists(st.integers(0, 9), min_size=1, max_size=3, unique=True), st.integers(0, 30 * HOUR_MS))
-@settings(deadline=None)
 def test_candidates_are_active_distinct_and_not_in_the_session(
     events: list[tuple[int, list[int], int]], session: list[int], later_ms: int
 ) -> None:
