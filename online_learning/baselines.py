@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from river import linear_model, optim, preprocessing
 
 from online_learning.batches import Batch
-from streams.settings import MOST_VALUE
+from online_learning.models.values import of_logs
 
 # Weights of the regression are bounded in number by hashing keys into this many; ml-100k has about 5,000.
 _BUCKETS: Final = 1 << 20
 # An item's rate is shrunk towards the rate of all items as if seen this often; the best of 2, 5, 10, 20 on ml-100k.
 _PRIOR_WEIGHT: Final = 10.0
-_MOST_LOG: Final = math.log1p(MOST_VALUE)
 
 
 class Baseline(Protocol):
@@ -67,7 +66,7 @@ class RiverLinear:
                 for t, model in enumerate(self._models)
             ]
         for t in self._values:
-            out[:, t] = np.expm1(np.clip(out[:, t], 0.0, _MOST_LOG))
+            out[:, t] = of_logs(out[:, t])
         return out
 
     def learn(self, batch: Batch, labels: NDArray[np.float32], weights: NDArray[np.float32]) -> None:

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from streams.settings import MOST_VALUE
+from online_learning.models.values import MOST_LOG
 
 WINDOW: Final = 10_000
 """Labels that the statistics look back on: their mean is then known to 1% of a deviation, and habits may change."""
@@ -31,7 +31,6 @@ _SMEARED_AFTER: Final = 100
 _LEAST_DEVIATION: Final = 1e-3
 """Where all labels are the same, one that is not must not become infinite."""
 _MOST_LOG_RATIO: Final = 2.0
-_MOST_LOG: Final = math.log1p(MOST_VALUE)
 
 
 class ScaleState(msgspec.Struct):
@@ -69,7 +68,7 @@ class ValueScale:
                 off = math.log1p(y) - state.mean[column]
                 state.mean[column] += share * off
                 state.variance[column] = (1.0 - share) * (state.variance[column] + share * off * off)
-                said = math.exp(min(state.mean[column] + self._deviation(column) * z, _MOST_LOG))
+                said = math.exp(min(state.mean[column] + self._deviation(column) * z, MOST_LOG))
                 share = 1.0 / min(state.seen[column], SMEARED_OVER)
                 state.labels[column] += share * (1.0 + y - state.labels[column])
                 state.predictions[column] += share * (said - state.predictions[column])

@@ -20,7 +20,8 @@ from streams.settings import MOST_VALUE, TaskSettings
 
 VALUES: Final = "values"
 """The dense parameter f32 [V, 2] of V value tasks in order: location and deviation. Only where there are any."""
-_MOST_LOG: Final = math.log1p(MOST_VALUE)
+MOST_LOG: Final = math.log1p(MOST_VALUE)
+"""The most that log1p of a value can be."""
 
 
 def value_columns(tasks: Sequence[TaskSettings]) -> tuple[int, ...]:
@@ -30,5 +31,9 @@ def value_columns(tasks: Sequence[TaskSettings]) -> tuple[int, ...]:
 
 def values_of(logits: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.float32]:
     """Predictions f32 [B, V] in the values' units of the network's outputs f32 [B, V], by the parameter `values`."""
-    logs = scale[:, 0] + scale[:, 1] * logits
-    return np.asarray(np.expm1(np.clip(logs, 0.0, _MOST_LOG)), dtype=np.float32)
+    return of_logs(scale[:, 0] + scale[:, 1] * logits)
+
+
+def of_logs(logs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The values f32, within [0, MOST_VALUE], that predictions of their log1p f32 stand for."""
+    return np.asarray(np.expm1(np.clip(logs, 0.0, MOST_LOG)), dtype=np.float32)
