@@ -172,7 +172,7 @@ def _value(done: list[Action], task: str, rules: LabelRules) -> float | None:
     Of a value task it is the value of the newest action of all, of equal times the largest.
     """
     if task in rules.values:
-        said = [(a.ts, rules.labels(a.kind, a.value)[task]) for a in done if task in rules.labels(a.kind, a.value)]
+        said = [(a.ts, labels[task]) for a in done if task in (labels := rules.labels(a.kind, a.value))]
         return max(said)[1] if said else None
     newest: dict[str, tuple[int, float]] = {}
     for action in done:
