@@ -142,10 +142,10 @@ class Points:
             for process in self._processes:
                 self._look(process, tell)
             time.sleep(_LOOK_S)
-        # None, where nobody on the way was struck.
-        for last in self._watch.outages[-1:]:
-            flows = lambda last=last: last.everywhere_s is not None  # noqa: E731
-            self._arena.wait(flows, 300.0, "frames flow again", *ON_THE_WAY)
+        # Not so where nobody on the way was struck.
+        if self._watch.outages:
+            last = self._watch.outages[-1]
+            self._arena.wait(lambda: last.everywhere_s is not None, 300.0, "frames flow again", *ON_THE_WAY)
 
     def _look(self, process: _Process, tell: Callable[[str], None]) -> None:
         struck = self._arena.state.struck(process.name)
