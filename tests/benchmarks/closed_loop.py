@@ -41,7 +41,6 @@ ARMS = ("online", "popularity")
 DEFAULTS = LearningSettings(tasks=TASKS)
 VARIANTS: Mapping[str, LearningSettings] = {
     "rate-0.02": LearningSettings(tasks=TASKS, sparse_learning_rate=0.02),
-    "rate-0.05": LearningSettings(tasks=TASKS, sparse_learning_rate=0.05),
     "rate-0.1": LearningSettings(tasks=TASKS, sparse_learning_rate=0.1),
     "rate-0.2": LearningSettings(tasks=TASKS, sparse_learning_rate=0.2),
     "no-negatives": LearningSettings(tasks=TASKS, negatives=NegativesSettings(per_positive=0)),
