@@ -5,7 +5,6 @@ import logging
 import threading
 import time
 
-from kafka.errors import KafkaError
 from msgspec import Struct
 
 from streams import kafka
@@ -121,7 +120,8 @@ class ImpressionLog:
                 )
             except (kafka.BufferFull, kafka.BrokerAway) as error:
                 log.warning("impressions wait: %s", error)
-            except KafkaError as error:
+            except Exception as error:
+                # What Kafka will not have, or what cannot be written: one impression is lost, and not all later ones.
                 self._failed(error)
                 return
             else:

@@ -3,6 +3,7 @@
 import os
 import signal
 
+import msgspec
 import pytest
 
 from serving.impressions import ImpressionLog
@@ -34,3 +35,11 @@ def test_every_impression_arrives_once_across_a_broker_that_was_killed(fresh_kaf
     assert sorted(read_list(settings, IMPRESSIONS), key=lambda i: i.ts) == [
         impression(number) for number in range(1_000)
     ]
+
+
+def test_an_impression_that_cannot_be_written_is_dropped_alone(fresh_kafka: RunningStack) -> None:
+    log = ImpressionLog(fresh_kafka.settings.kafka)
+    log.add(msgspec.structs.replace(impression(1), context={"a": 2**64}))
+    log.add(impression(2))
+    after = log.close(timeout_s=30)
+    assert (after.taken, after.acknowledged, after.dropped) == (2, 1, 1)

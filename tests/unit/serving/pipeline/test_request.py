@@ -1,12 +1,16 @@
 """A request is checked before anything else happens, and the message says what is wrong."""
 
 import json
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.pipeline.request import BadRequest, Request, parse
+from streams.records import Impression
+from streams.topics import IMPRESSIONS
 
 
 def read(user: bytes = b"u1", n: int = 5, context: bytes = b"") -> Request:
@@ -43,12 +47,34 @@ def test_a_request_without_context_has_the_defaults() -> None:
         ({"context": b'{"exclude": "a"}'}, "`$.exclude`"),
         ({"context": b'{"exclude": [1]}'}, "`$.exclude[0]`"),
         ({"context": b'{"a": "' + b"x" * 300_000 + b'"}'}, "bytes, must have at most"),
+        ({"context": b'{"a": {"b": [1, 18446744073709551616]}}'}, "at `$.a.b[1]` an integer that 64 bits cannot hold"),
+        ({"context": b'{"a": -9223372036854775809}'}, "at `$.a` an integer that 64 bits cannot hold"),
+        ({"context": b'{"a": ' + b"[" * 32 + b"]" * 32 + b"}"}, "nested too deep, must have at most 32 levels"),
+        ({"context": b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"}, "nested too deep, must have at most 32"),
     ],
 )
 def test_what_cannot_be_answered_is_refused_by_name(wrong: dict[str, object], message: str) -> None:
     with pytest.raises(BadRequest) as refused:
         read(**wrong)  # type: ignore[arg-type]
     assert message in str(refused.value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(context=st.dictionaries(st.text(max_size=5), JSON, max_size=4))
+def test_every_context_that_is_answered_can_be_logged_and_read_again(context: dict[str, Any]) -> None:
+    """An impression that could not be written would stop the log of all later ones."""
+    try:
+        asked = read(context=msgspec.json.encode(context))
+    except BadRequest:
+        return
+    impression = Impression(v=1, request_id="r", ts=1, user="u", items=[], context=asked.features)
+    assert IMPRESSIONS.codec.decode(IMPRESSIONS.codec.encode(impression)) == impression
 
 
 @given(user=st.binary(max_size=40), n=st.integers(-(2**31), 2**31 - 1), context=st.binary(max_size=60))
