@@ -82,10 +82,11 @@ class Learners:
         # value that is said anew. And organic positives of a task whose negatives are the items shown have no negatives
         # to be told from.
         alone = np.array([one.organic for one in ours])[:, None] & self._shown_is_negative
-        fresh = np.where(found.again | alone | np.isnan(said).any(axis=1), np.nan, found.labels).astype(np.float32)
-        self.progressive.add(said, fresh, [one.ts for one in ours], [one.scene for one in ours])
+        unfit = found.again | alone | np.isnan(said).any(axis=1) | np.isnan(found.weights)
+        fresh = np.where(unfit, np.nan, found.labels).astype(np.float32)
+        self.progressive.add(said, fresh, [one.ts for one in ours], [one.scene for one in ours], found.weights)
         self.drift.add(said, fresh, now_ms, [one.scene for one in ours])
-        self.calibration.add(said, fresh)
+        self.calibration.add(said, fresh, found.weights)
         rows = np.flatnonzero(~np.isnan(found.labels).all(axis=1))
         if not len(rows):
             return

@@ -334,7 +334,9 @@ class Validation(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_fiel
 
     `window` numbers the window within (learner, task, scene) from the start of the log: a window published again after
     a restart has the same number and replaces the first. `bins_positive` and `bins_negative` count the predictions of
-    each class per bin of predicted logit, so that AUC can be had over any set of windows.
+    each class per bin of predicted logit, so that AUC can be had over any set of windows. `n` predictions stand for
+    `weight_sum` items shown (0: of a writer that did not weigh, each for itself), as of the negatives only a share may
+    be kept; `log_loss_sum` and `prediction_sum` are weighted by that.
 
     Of a value task (`target` "value") there are no classes, and bins are empty: `label_sum`, `absolute_error_sum` and
     `squared_error_sum` are in the value's units, and `reference_error_sum` are the squared errors of the running mean
@@ -361,6 +363,7 @@ class Validation(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_fiel
     absolute_error_sum: float = 0.0
     squared_error_sum: float = 0.0
     reference_error_sum: float = 0.0
+    weight_sum: float = 0.0
     v: int = SCHEMA_VERSION
 
 

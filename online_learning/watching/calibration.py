@@ -20,20 +20,32 @@ class CalibrationState(msgspec.Struct, frozen=True):
 
 class Calibration:
     """Mean prediction over observed rate of every learner L on every task T, over about the last `HALF_LIFE`; of a
-    value task (one in the columns `values`) mean prediction over mean value."""
+    value task (one in the columns `values`) mean prediction over mean value.
+
+    A negative that was kept for others counts for all of them: predictions are of what is shown, not of what is kept.
+    """
 
     def __init__(self, learners: Sequence[str], tasks: Sequence[str], values: Sequence[int] = ()) -> None:
         self._learners, self._tasks, self._values = tuple(learners), tuple(tasks), list(values)
         self._predicted = np.zeros((len(learners), len(tasks)))
         self._positives = np.zeros(len(tasks))
 
-    def add(self, predictions: NDArray[np.float32], labels: NDArray[np.float32]) -> None:
-        """Counts predictions f32 [B, L, T] against labels f32 [B, T] (NaN: not now)."""
+    def add(
+        self,
+        predictions: NDArray[np.float32],
+        labels: NDArray[np.float32],
+        weights: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Counts predictions f32 [B, L, T] against labels f32 [B, T] (NaN: not now).
+
+        `weights` f32 [B, T]: for how many examples each stands (None: for itself); a value stands for itself.
+        """
         known = ~np.isnan(labels)
+        each = np.ones(labels.shape) if weights is None else weights.astype(np.float64)
         decay = 0.5 ** (known.sum(axis=0) / HALF_LIFE)
-        said = np.where(known[:, None], predictions, 0.0).sum(axis=0, dtype=np.float64)
+        said = np.where(known[:, None], predictions * each[:, None], 0.0).sum(axis=0)
         self._predicted = self._predicted * decay + said
-        happened = (known & (labels >= 0.5)).sum(axis=0, dtype=np.float64)
+        happened = np.where(known & (labels >= 0.5), each, 0.0).sum(axis=0)
         happened[self._values] = np.nansum(labels[:, self._values], axis=0, dtype=np.float64)
         self._positives = self._positives * decay + happened
 

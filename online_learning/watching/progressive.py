@@ -3,6 +3,9 @@
 Predictions are counted in bins of their logit per class, so that the area under the ROC curve can be had over any set
 of windows by adding their bins. Of value tasks the errors are summed (`value_errors`). Blum, Kalai and Langford 1999
 call it progressive validation; Gama et al. 2013 argue for it on streams (prequential evaluation).
+
+Where only a share of the negatives is kept, each counts in the sums for those that were not. Bins count what came: the
+area does not change where all negatives weigh the same.
 """
 
 import math
@@ -61,11 +64,15 @@ def merged_errors(windows: Iterable[Validation]) -> ValueErrors:
 
 
 class Tally(msgspec.Struct):
-    """The open window of one (learner, task, scene), and the window's number since the start of the log."""
+    """The open window of one (learner, task, scene), and the window's number since the start of the log.
+
+    `n` predictions stand for `weight_sum`; `log_loss_sum` and `prediction_sum` are weighted.
+    """
 
     window: int = 0
     n: int = 0
     positives: int = 0
+    weight_sum: float = 0.0
     log_loss_sum: float = 0.0
     prediction_sum: float = 0.0
     first_ts: int = 0
@@ -82,6 +89,7 @@ class Tally(msgspec.Struct):
         self.n += len(hits.positive) + len(hits.negative) + hits.errors.n
         self.changed = True
         self.positives += len(hits.positive)
+        self.weight_sum += hits.weight_sum
         self.prediction_sum += hits.prediction_sum
         self.log_loss_sum += hits.log_loss_sum
         self.errors += hits.errors
@@ -92,11 +100,12 @@ class Tally(msgspec.Struct):
 
 
 class Hits(NamedTuple):
-    """Predictions of one learner and task: the bins of those labelled 1 and of those labelled 0, and their sums; of a
-    value task the errors instead."""
+    """Predictions of one learner and task: the bins of those labelled 1 and of those labelled 0, and their weighted
+    sums; of a value task the errors instead."""
 
     positive: list[int]
     negative: list[int]
+    weight_sum: float
     prediction_sum: float
     log_loss_sum: float
     first_ts: int
@@ -106,24 +115,40 @@ class Hits(NamedTuple):
 
 class _Scored(NamedTuple):
     """Predictions of B examples by L learners for one task, as windows count them: all of them at once, because most
-    windows get but a few examples of a batch. said, bins, losses: [B, L]; positive, times_ms: [B]."""
+    windows get but a few examples of a batch. said, losses (both weighted), bins: [B, L]; positive, weights, times_ms:
+    [B]."""
 
     said: NDArray[np.float64]
     bins: NDArray[np.int64]
     losses: NDArray[np.float64]
     positive: NDArray[np.bool_]
+    weights: NDArray[np.float64]
     times_ms: NDArray[np.int64]
 
     @classmethod
-    def of(cls, probabilities: NDArray[np.floating], positive: NDArray[np.bool_], times_ms: NDArray[np.int64]) -> Self:
-        """Of predictions [B, L], whether each label is 1 [B], and the examples' times [B]."""
+    def of(
+        cls,
+        probabilities: NDArray[np.floating],
+        positive: NDArray[np.bool_],
+        weights: NDArray[np.float64],
+        times_ms: NDArray[np.int64],
+    ) -> Self:
+        """Of predictions [B, L]; whether each label is 1, the examples' weights and their times, all [B]."""
         p = np.clip(probabilities.astype(np.float64), _LEAST, 1 - _LEAST)
         losses = -np.log(np.where(positive[:, None], p, 1 - p))
-        return cls(p, logit_bins(p), losses, positive, times_ms)
+        by_row = weights[:, None]
+        return cls(p * by_row, logit_bins(p), losses * by_row, positive, weights, times_ms)
 
     def take(self, rows: NDArray[np.intp] | slice) -> "_Scored":
         """The examples at `rows`."""
-        return _Scored(self.said[rows], self.bins[rows], self.losses[rows], self.positive[rows], self.times_ms[rows])
+        return _Scored(
+            self.said[rows],
+            self.bins[rows],
+            self.losses[rows],
+            self.positive[rows],
+            self.weights[rows],
+            self.times_ms[rows],
+        )
 
     def hits(self, number: int) -> Hits:
         """Of one learner; there must be an example."""
@@ -131,6 +156,7 @@ class _Scored(NamedTuple):
         return Hits(
             positive=bins[self.positive].tolist(),
             negative=bins[~self.positive].tolist(),
+            weight_sum=float(self.weights.sum()),
             prediction_sum=float(self.said[:, number].sum()),
             log_loss_sum=float(self.losses[:, number].sum()),
             first_ts=int(self.times_ms.min()),
@@ -155,6 +181,7 @@ class _ScoredValues(NamedTuple):
         return Hits(
             positive=[],
             negative=[],
+            weight_sum=float(len(self.labels)),
             prediction_sum=float(self.said[:, number].sum()),
             log_loss_sum=0.0,
             first_ts=int(self.times_ms.min()),
@@ -197,14 +224,19 @@ class Progressive:
         labels: NDArray[np.float32],
         times_ms: Sequence[int],
         scenes: Sequence[str],
+        weights: NDArray[np.float32] | None = None,
     ) -> None:
-        """Counts predictions f32 [B, L, T] against labels f32 [B, T] (NaN: not now)."""
+        """Counts predictions f32 [B, L, T] against labels f32 [B, T] (NaN: not now).
+
+        `weights` f32 [B, T]: for how many examples each stands (None: for itself); a value stands for itself.
+        """
         times = np.asarray(times_ms, dtype=np.int64)
+        each = np.ones(labels.shape) if weights is None else weights.astype(np.float64)
         for t, task in enumerate(self.tasks):
             rows = np.flatnonzero(~np.isnan(labels[:, t]))
             if not len(rows):
                 continue
-            scored = self._scored(task, predictions[rows, :, t], labels[rows, t], times[rows])
+            scored = self._scored(task, predictions[rows, :, t], labels[rows, t], each[rows, t], times[rows])
             for number, learner in enumerate(self.learners):
                 self._totals[learner, task].add(scored.hits(number))
             for scene, of_scene in _by_scene(rows, scenes):
@@ -236,7 +268,7 @@ class Progressive:
             area = auc(tally.bins_positive, tally.bins_negative)
             if not math.isnan(area):
                 figures[f"auc_{task}_{learner}"] = area
-                figures[f"log_loss_{task}_{learner}"] = tally.log_loss_sum / tally.n
+                figures[f"log_loss_{task}_{learner}"] = tally.log_loss_sum / tally.weight_sum
         return figures
 
     def state(self) -> ProgressiveState:
@@ -255,10 +287,15 @@ class Progressive:
                 self._totals[learner, task] = tally
 
     def _scored(
-        self, task: str, said: NDArray[np.float32], labels: NDArray[np.float32], times_ms: NDArray[np.int64]
+        self,
+        task: str,
+        said: NDArray[np.float32],
+        labels: NDArray[np.float32],
+        weights: NDArray[np.float64],
+        times_ms: NDArray[np.int64],
     ) -> _Scored | _ScoredValues:
         if task not in self._value_tasks:
-            return _Scored.of(said, labels >= 0.5, times_ms)
+            return _Scored.of(said, labels >= 0.5, weights, times_ms)
         values = labels.astype(np.float64)
         # Every learner has seen the same labels.
         before = self._totals[self.learners[0], task].errors
@@ -291,6 +328,7 @@ class Progressive:
             last_ts=tally.last_ts,
             n=tally.n,
             positives=tally.positives,
+            weight_sum=tally.weight_sum,
             log_loss_sum=tally.log_loss_sum,
             bins_positive=[] if of_value else list(tally.bins_positive),
             bins_negative=[] if of_value else list(tally.bins_negative),

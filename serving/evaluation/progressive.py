@@ -85,7 +85,8 @@ def progressive(
             -- A window that was published again after a restart replaces the first.
             SELECT learner, task, scene, window,
                 argMax(tuple(n, positives, log_loss_sum, prediction_sum, bins_positive, bins_negative, first_ts,
-                    last_ts, target, label_sum, absolute_error_sum, squared_error_sum, reference_error_sum),
+                    last_ts, target, label_sum, absolute_error_sum, squared_error_sum, reference_error_sum,
+                    if(weight_sum > 0, weight_sum, toFloat64(n))),
                     tuple(epoch, offset)) AS w
             FROM validations GROUP BY learner, task, scene, window
         ), placed AS (
@@ -97,7 +98,7 @@ def progressive(
         )
         SELECT learner, task, {scene} AS part, sum(w.1), sum(w.2), sum(w.3), sum(w.4),
             sumForEach(w.5), sumForEach(w.6), w.9 = '{Target.VALUE}' AS of_value,
-            sum(w.10), sum(w.11), sum(w.12), sum(w.13)
+            sum(w.14), sum(w.10), sum(w.11), sum(w.12), sum(w.13)
         FROM placed
         WHERE before >= {{skip:Float64}} * total
             AND w.8 >= {{since:Int64}} AND w.7 < {{until:Int64}}
@@ -120,9 +121,11 @@ def _progressive(
     bins_positive: Sequence[int],
     bins_negative: Sequence[int],
     of_value: bool,
+    weight: float,
     *sums: float,
 ) -> Progressive:
-    """One row of the query; `sums`: of labels, absolute, squared and reference errors."""
+    """One row of the query; `weight`: what n predictions stand for; `sums`: of labels, absolute, squared and reference
+    errors."""
     errors = ValueErrors(n, *sums) if of_value else None
     happened = positives if errors is None else errors.labels
     return Progressive(
@@ -132,7 +135,7 @@ def _progressive(
         n=n,
         positives=positives,
         auc=auc_of_bins(bins_positive, bins_negative) if errors is None else Auc(math.nan, math.nan),
-        log_loss=loss / n if n and errors is None else math.nan,
+        log_loss=loss / weight if weight and errors is None else math.nan,
         calibration=predicted / happened if happened else math.nan,
         errors=errors,
     )

@@ -116,7 +116,7 @@ def _validation(record: records.Validation, head: Row) -> Iterator[tuple[tables.
         *(record.first_ts, record.last_ts, record.n, record.positives, record.log_loss_sum),
         *(record.prediction_sum, record.epoch, record.bins_positive, record.bins_negative),
         *(record.target, record.label_sum, record.absolute_error_sum, record.squared_error_sum),
-        record.reference_error_sum,
+        *(record.reference_error_sum, record.weight_sum),
     )
     yield tables.VALIDATIONS, row
 

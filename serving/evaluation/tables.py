@@ -182,7 +182,8 @@ VALIDATIONS = Table(
         label_sum {_REAL}
         absolute_error_sum {_REAL}
         squared_error_sum {_REAL}
-        reference_error_sum {_REAL}"""
+        reference_error_sum {_REAL}
+        weight_sum {_REAL}"""
     ),
 )
 DEAD_LETTERS = Table(

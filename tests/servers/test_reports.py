@@ -205,14 +205,21 @@ def test_a_broken_split_is_called_broken(log: Log, world: World) -> None:
 
 
 def validation(window: int, positives: list[int], negatives: list[int], **fields: Any) -> Validation:
-    given = {"learner": "online", "task": "click", "scene": "", "first_ts": T0, "last_ts": T0, **fields}
+    given = {
+        "learner": "online",
+        "task": "click",
+        "scene": "",
+        "first_ts": T0,
+        "last_ts": T0,
+        "log_loss_sum": float(window),
+        **fields,
+    }
     return Validation(
         process="trainer",
         window=window,
         ts=T0,
         n=sum(positives) + sum(negatives),
         positives=sum(positives),
-        log_loss_sum=float(window),
         prediction_sum=float(sum(positives)),
         bins_positive=positives,
         bins_negative=negatives,
@@ -246,6 +253,11 @@ def test_progressive_validation_merges_windows_and_replaces_repeated_ones(log: L
     assert 0 < len(kept) < 6
     assert half.auc.value == pytest.approx(expected(kept))
     assert {p.scene for p in progressive(log.client, by_scene=True)} == {"", "s"}
+    # Weighted windows and those of a writer that did not weigh go together.
+    log.write("metrics", [validation(0, [0, 2], [1, 1], task="t3", weight_sum=10.0, log_loss_sum=4.0)])
+    log.write("metrics", [validation(1, [0, 2], [1, 1], task="t3", log_loss_sum=3.0)])
+    (weighted,) = [p for p in progressive(log.client) if p.task == "t3"]
+    assert (weighted.n, weighted.log_loss) == (8, pytest.approx(7.0 / 14))
     assert progressive(log.client, since_ms=T0 + 1) == []
 
 

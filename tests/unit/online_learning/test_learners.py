@@ -191,6 +191,16 @@ def test_an_erased_user_leaves_a_tombstone():
     assert len(these.online.table) == rows - 1
 
 
+def test_a_calibrated_model_is_said_to_be_calibrated_however_few_negatives_are_kept():
+    """A new model says .1, and one in ten is clicked; of the others one in four is kept."""
+    these = learners()
+    clicked = [example(number, 0, 1.0, negative_rate=0.25) for number in range(20)]
+    kept = [example(number, 0, 0.0, negative_rate=0.25) for number in range(20, 65)]
+    these.learn([*clicked, *kept], 1, pack_version(1, 1))
+    assert these.calibration.ratios()["online", "click"] == pytest.approx(1.0, rel=1e-3)
+    assert these.progressive.figures()["log_loss_click_online"] == pytest.approx(0.3251, rel=1e-3)
+
+
 def test_all_learners_learn():
     """User likes category: 2,000 answered items are enough to tell which."""
     these, random = learners(), np.random.default_rng(0)

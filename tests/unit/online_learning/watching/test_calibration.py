@@ -52,3 +52,12 @@ def test_of_values_it_is_the_mean_prediction_over_the_mean_value():
     said = np.array([[[0.5, 10.0]], [[0.5, 20.0]], [[0.5, 99.0]]], dtype=np.float32)
     calibration.add(said, np.array([[1, 5.0], [0, 7.5], [np.nan, np.nan]], dtype=np.float32))
     assert calibration.ratios() == pytest.approx({("online", "click"): 1.0, ("online", "stay"): 30.0 / 12.5}, rel=1e-3)
+
+
+def test_a_negative_kept_for_others_counts_for_all_of_them():
+    calibration = one()
+    said = np.full((3, 2, 2), 0.2, dtype=np.float32)
+    labels = np.array([[1, np.nan], [0, np.nan], [0, np.nan]], dtype=np.float32)
+    calibration.add(said, labels, np.array([[1, 9], [2, 9], [2, 9]], dtype=np.float32))
+    # Five were shown, one was clicked, and that is what was predicted.
+    assert calibration.ratios() == pytest.approx({("online", "click"): 1.0, ("river", "click"): 1.0})

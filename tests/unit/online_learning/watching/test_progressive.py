@@ -87,3 +87,23 @@ def test_scenes_and_tasks_have_windows_of_their_own():
 def test_certainty_that_was_wrong_costs_much_but_not_everything():
     progressive = filled([(0.0, True), (1.0, False)], 10)
     assert 20 < progressive.take_open(0, 1)[0].log_loss_sum < 40
+
+
+@given(ANSWERS, st.integers(1, 4), st.integers(1, 10))
+def test_sampled_negatives_give_the_log_loss_and_mean_prediction_of_all(
+    answers: list[tuple[float, bool]], each: int, window: int
+):
+    """Every negative is kept for `each`: the same as if it had come so often."""
+    kept, everything = Progressive(["one"], ["click"], window), Progressive(["one"], ["click"], 10**6)
+    for p, y in answers:
+        label, weight = np.array([[y]], np.float32), np.array([[1.0 if y else each]], np.float32)
+        kept.add(np.full((1, 1, 1), p, np.float32), label, [0], ["home"], weight)
+        for _ in range(1 if y else each):
+            everything.add(np.full((1, 1, 1), p, np.float32), label, [0], ["home"])
+    windows, whole = kept.take_closed(0, 1) + kept.take_open(0, 1), everything.take_open(0, 1)[0]
+    assert sum(one.n for one in windows) == len(answers)
+    assert sum(one.weight_sum for one in windows) == whole.weight_sum == whole.n
+    assert sum(one.log_loss_sum for one in windows) == pytest.approx(whole.log_loss_sum)
+    assert sum(one.prediction_sum for one in windows) == pytest.approx(whole.prediction_sum)
+    assert merged_auc(windows) == pytest.approx(merged_auc([whole]), nan_ok=True)
+    assert kept.figures() == pytest.approx({**everything.figures(), "validated_click": len(answers)})
