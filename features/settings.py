@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from streams.settings import KafkaSettings, Positive
+from streams.settings import Address, KafkaSettings, Positive
 
 
 class FeatureSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -17,9 +17,11 @@ class FeatureSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """
 
     kafka: KafkaSettings = KafkaSettings()
-    redis: str = ""
+    redis: Address = ""
     repo_dir: str = ""
-    project: str = "freshet"
+    project: Annotated[
+        str, Meta(pattern=r"^[A-Za-z0-9]\w*$", description="of letters, digits and underscores, none of these first")
+    ] = "freshet"
     user_ttl_hours: Positive = 24.0 * 90
     item_ttl_hours: Positive = 24.0 * 90
     flush_interval_ms: Annotated[float, Meta(gt=0, le=60_000)] = 100.0

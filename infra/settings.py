@@ -12,10 +12,10 @@ import hashlib
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from features.settings import FeatureSettings
@@ -64,8 +64,8 @@ class LocalSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that freshet can be told; `state_dir` is relative to the settings file."""
 
-    state_dir: str = ".freshet"
-    cache_dir: str = "~/.cache/freshet"
+    state_dir: Annotated[str, Meta(min_length=1)] = ".freshet"
+    cache_dir: Annotated[str, Meta(min_length=1)] = "~/.cache/freshet"
     kafka: KafkaSettings = KafkaSettings()
     streams: StreamsSettings = StreamsSettings()
     features: FeatureSettings = FeatureSettings()

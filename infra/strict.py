@@ -1,6 +1,7 @@
 """Strict reading of settings: unknown keys are refused, and an error says where it is and what is allowed there."""
 
 import enum
+import math
 import re
 import types
 import typing
@@ -18,6 +19,7 @@ class SettingsError(Exception):
 def decode(data: dict[str, Any], as_type: type[T], source: str) -> T:
     """`data` (as parsed from TOML or JSON) as an `as_type`. Raises SettingsError; `source` names the file in it."""
     _refuse_unknown(data, as_type, "", source)
+    _refuse_infinite(data, "", source)
     try:
         return msgspec.convert(data, as_type)
     except msgspec.ValidationError as error:
@@ -49,6 +51,8 @@ def _must(expected: Any, words: str) -> str:
     allowed = _choices(expected)
     if allowed:
         return f"must be one of {', '.join(_show(choice) for choice in allowed)}"
+    if "matching regex" in words and (described := _described(expected)):
+        return f"must be {described}"
     return words[:1].lower() + words[1:]
 
 
@@ -67,6 +71,26 @@ def _refuse_unknown(data: Any, as_type: Any, path: str, source: str) -> None:
     elif isinstance(data, list):
         for index, value in enumerate(data):
             _refuse_unknown(value, _child(as_type, index), f"{path}[{index}]", source)
+
+
+def _refuse_infinite(data: Any, path: str, source: str) -> None:
+    """TOML knows `inf` and `nan`; no setting of ours means anything with them."""
+    if isinstance(data, float) and not math.isfinite(data):
+        raise SettingsError(f"{source}: {path} = {data}: must be a finite number")
+    if isinstance(data, dict):
+        for key, value in data.items():
+            _refuse_infinite(value, _join(path, key), source)
+    elif isinstance(data, list):
+        for index, value in enumerate(data):
+            _refuse_infinite(value, f"{path}[{index}]", source)
+
+
+def _described(as_type: Any) -> str:
+    """What the type's own Meta says of it."""
+    if typing.get_origin(as_type) is not typing.Annotated:
+        return ""
+    said = (meta.description for meta in typing.get_args(as_type)[1:] if isinstance(meta, msgspec.Meta))
+    return next((text for text in said if text), "")
 
 
 def _bare(as_type: Any) -> Any:

@@ -6,8 +6,10 @@ from msgspec import Meta, Struct
 
 from features.settings import FeatureSettings
 from online_learning.settings import LearningSettings
+from serving.experiments.assignment import InvalidExperiment, validate
+from serving.policies import POLICIES
 from streams.records import ArmDefinition, Experiment
-from streams.settings import Count, KafkaSettings, Positive, Share
+from streams.settings import Address, Count, KafkaSettings, Positive, Share
 
 _TWO_ARMS = Experiment(
     name="online-vs-popularity",
@@ -19,8 +21,10 @@ _TWO_ARMS = Experiment(
 class ClickHouseSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where ClickHouse's HTTP port is (host:port); empty means the local stack's own."""
 
-    address: str = ""
-    database: str = "default"
+    address: Address = ""
+    database: Annotated[
+        str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="of letters, digits and underscores, no digit first")
+    ] = "default"
     user: str = "default"
     password: str = ""
     flush_interval_s: Positive = 1.0
@@ -45,15 +49,20 @@ class PipelineSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     rank_weights: dict[str, float] = {}
     logged_candidates: Annotated[int, Meta(ge=0)] = 5
     max_items: Count = 200
-    position: int = 0
+    position: Annotated[int, Meta(ge=0)] = 0
 
 
 class TritonSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where Triton is: `grpc` and `http` addresses (host:port); empty means the local stack's own."""
+    """Where Triton is: `grpc` and `http` addresses (host:port); both empty means the local stack's own."""
 
-    grpc: str = ""
-    http: str = ""
+    grpc: Address = ""
+    http: Address = ""
     instances: Count = 1
+
+    def __post_init__(self) -> None:
+        if bool(self.grpc) != bool(self.http):
+            said, other = ("grpc", "http") if self.grpc else ("http", "grpc")
+            raise ValueError(f"`{other}` == '', must be set where `{said}` is: a Triton elsewhere is asked on both")
 
 
 class ServingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,3 +76,18 @@ class ServingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     pipeline: PipelineSettings = PipelineSettings()
     experiments: tuple[Experiment, ...] = (_TWO_ARMS,)
     shm_dir: str = ""
+
+    def __post_init__(self) -> None:
+        names = [experiment.name for experiment in self.experiments]
+        for k, experiment in enumerate(self.experiments):
+            try:
+                validate(experiment)
+            except InvalidExperiment as error:
+                raise ValueError(f"`experiments[{k}]`: {error}") from error
+            if experiment.name in names[:k]:
+                raise ValueError(f"`experiments[{k}].name` == {experiment.name!r}, must differ from the others")
+            for j, arm in enumerate(experiment.arms):
+                if arm.policy not in POLICIES:
+                    allowed = ", ".join(POLICIES)
+                    where = f"`experiments[{k}].arms[{j}].policy`"
+                    raise ValueError(f"{where} == {arm.policy!r}, must be one of: {allowed}")

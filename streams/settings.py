@@ -8,6 +8,18 @@ from msgspec import Meta, Struct
 Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, le=1)]
+Address = Annotated[str, Meta(pattern=r"^([^\s/,:]+:\d{1,5})?$", description='"host:port", or empty')]
+Addresses = Annotated[
+    str,
+    Meta(
+        pattern=r"^([^\s/,:]+:\d{1,5}(,[^\s/,:]+:\d{1,5})*)?$",
+        description='"host:port", several with commas between them, or empty',
+    ),
+]
+
+
+MOST_PARTITIONS: Final = 200
+"""What every answer can say of how much of `examples` it knows: one number a partition, in one page of memory."""
 
 
 class KafkaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -16,8 +28,8 @@ class KafkaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     An empty `bootstrap` means the local stack's own broker. `partitions` is the shared count of all user-keyed topics.
     """
 
-    bootstrap: str = ""
-    partitions: Count = 2
+    bootstrap: Addresses = ""
+    partitions: Annotated[int, Meta(ge=1, le=MOST_PARTITIONS)] = 2
     item_partitions: Count = 2
     replication: Count = 1
     retention_hours: Positive = 24.0 * 30
@@ -100,6 +112,10 @@ class StateSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return int(self.memory_mb * 2**20)
 
 
+MOST_RECORD_BYTES: Final = 4 * 2**20
+"""An example carries two contexts and more, and must pass the producers' limit of 16 MiB."""
+
+
 class StreamsSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of topics, intake, join, aggregates and their state."""
 
@@ -116,11 +132,14 @@ class StreamsSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         LabelRule(task="click", kind="purchase"),
         LabelRule(task="rating", kind="rating", at_least=4.0),
     )
-    max_record_bytes: Count = 1_000_000
+    max_record_bytes: Annotated[int, Meta(ge=1, le=MOST_RECORD_BYTES)] = 1_000_000
     state_dir: str = ""
 
     def __post_init__(self) -> None:
         known = {task.name for task in self.tasks}
+        if len(known) < len(self.tasks) or not all(known):
+            names = [task.name for task in self.tasks]
+            raise ValueError(f"`tasks` == {names}, must have names that differ and are not empty")
         values = {task.name for task in self.tasks if task.is_value}
         for k, rule in enumerate(self.labels):
             if rule.task not in known:

@@ -15,6 +15,7 @@ import xxhash
 from streams.records import ArmDefinition, Assignment, Experiment
 
 BUCKETS: Final = 10_000
+UNIT_TYPES: Final = ("user", "session", "request")
 
 
 class InvalidExperiment(ValueError):
@@ -42,10 +43,15 @@ def validate(experiment: Experiment) -> None:
     names = [arm.name for arm in experiment.arms]
     if not name or "\0" in name:
         raise InvalidExperiment(f"`name` == {name!r}, must be a non-empty string without NUL")
+    if not names:
+        raise InvalidExperiment(f"{name}: `arms` == [], must have at least one")
     if len(names) != len(set(names)) or not all(names):
         raise InvalidExperiment(f"{name}: `arms` == {names}, must have names that differ and are not empty")
     if experiment.control not in names:
         raise InvalidExperiment(f"{name}: `control` == {experiment.control!r}, must be one of {', '.join(names)}")
+    if experiment.unit_type not in UNIT_TYPES:
+        allowed = ", ".join(UNIT_TYPES)
+        raise InvalidExperiment(f"{name}: `unit_type` == {experiment.unit_type!r}, must be one of {allowed}")
     if not 0 <= experiment.ramp <= 1:
         raise InvalidExperiment(f"{name}: `ramp` == {experiment.ramp}, must be in [0, 1]")
     for arm in experiment.arms:

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from serving.experiments.assignment import decide
-from serving.pipeline.ranking import ONLINE, POLICIES, POPULARITY
 from serving.pipeline.request import Request
+from serving.policies import ONLINE, POLICIES, POPULARITY
 from streams.records import Assignment, Experiment
 
 

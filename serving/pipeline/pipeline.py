@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from features.online import UserRow
+from serving import policies
 from serving.answer import Versions
 from serving.pipeline import filters, ranking, sources
 from serving.pipeline.assignment import Plan, plan_for
@@ -77,7 +78,7 @@ class Pipeline:
         lineage = self._mirror.lineage()
         plan = plan_for(self._mirror.experiments(), request, model_missing=self._model.refresh())
         user = self._read_user(request.user)
-        side = self._model.user(request, user) if plan.policy == ranking.ONLINE else None
+        side = self._model.user(request, user) if plan.policy == policies.ONLINE else None
         allowed = self._filter(request)
         candidates, cold = self._retrieve(plan, request, side, allowed)
         ranked = self._rank(plan, request, side, candidates, cold)
@@ -97,8 +98,8 @@ class Pipeline:
         self, plan: Plan, request: Request, side: UserSide | None, allowed: NDArray[np.bool_]
     ) -> tuple[sources.Candidates, NDArray[np.int64]]:
         """The candidates, and which slots are hardly shown yet."""
-        if plan.policy == ranking.RANDOM:
-            return sources.merge([(ranking.RANDOM, np.flatnonzero(allowed))], len(allowed)), np.empty(0, np.int64)
+        if plan.policy == policies.RANDOM:
+            return sources.merge([(policies.RANDOM, np.flatnonzero(allowed))], len(allowed)), np.empty(0, np.int64)
         k, found = self._settings.retrieve, []
         if side is not None:
             query = self._model.query(side, self._task(request))
@@ -126,7 +127,7 @@ class Pipeline:
                 scores = predictions[:, self._task(request)]
             else:
                 scores = ranking.weighted(predictions, self._weights, self._model.values)
-        elif plan.policy == ranking.POPULARITY:
+        elif plan.policy == policies.POPULARITY:
             scores = ranking.popularity(stats)
         else:
             scores = np.zeros(len(slots), dtype=np.float32)
@@ -144,7 +145,7 @@ class Pipeline:
     def _explore(self, plan: Plan, request: Request, ranked: Ranked) -> list[Draw]:
         """What is shown: draws whose `rank` is the rank among all candidates."""
         settings = self._settings
-        if plan.policy == ranking.RANDOM:
+        if plan.policy == policies.RANDOM:
             return draw_slots(len(ranked.slots), request.n, 1.0, self._rng)
         pool = pool_of(ranked.cold, request.n, settings.explore_pool)
         draws = draw_slots(len(pool), request.n, settings.explore, self._rng)

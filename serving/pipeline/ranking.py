@@ -7,9 +7,6 @@ from numpy.typing import NDArray
 
 from online_learning.models.dense_features import ITEM_STATS
 
-ONLINE, POPULARITY, RANDOM = "online", "popularity", "random"
-POLICIES = (ONLINE, POPULARITY, RANDOM)
-
 _IMPRESSIONS, _POSITIVES = ITEM_STATS.index("impressions_1d"), ITEM_STATS.index("positives_1d")
 # A rate is shrunk towards the mean of all items as if it had been seen in this many impressions: a first click does
 # not make an item the best one, and an item that nobody saw is an average one.

@@ -11,6 +11,7 @@ from numba import njit
 from serving.shared import seqlock
 from serving.shared.files import PAGE_BYTES, NewFile, Words, drop_others, generation_path, map_read
 from streams.failpoints import hit
+from streams.settings import MOST_PARTITIONS
 
 HEAD = "head"
 _MAGIC: Final = 0x6672_6573_6865_7401
@@ -36,8 +37,7 @@ class File(IntEnum):
 
 _LINEAGE_LOCK, _LINEAGE = 2, 16
 _EPOCH, _SEQUENCE, _CREATED_AT, _APPLIED_AT, _LEARNED = 0, 1, 2, 3, 4
-MAX_PARTITIONS: Final = 200
-_LINEAGE_WORDS = _LEARNED + 1 + 2 * MAX_PARTITIONS
+_LINEAGE_WORDS = _LEARNED + 1 + 2 * MOST_PARTITIONS
 
 # A writer holds the lineage for far less than a microsecond; one that died in it is repaired when it starts again.
 _SPINS = 100_000
@@ -126,8 +126,8 @@ class HeadWriter:
 
     def write_lineage(self, lineage: Lineage) -> None:
         """Publishes the lineage, after everything that it speaks of was written."""
-        if len(lineage.learned) > MAX_PARTITIONS:
-            raise ValueError(f"{len(lineage.learned)} examples partitions, at most {MAX_PARTITIONS} fit the head")
+        if len(lineage.learned) > MOST_PARTITIONS:
+            raise ValueError(f"{len(lineage.learned)} examples partitions, at most {MOST_PARTITIONS} fit the head")
         values = np.zeros(_LEARNED + 1 + 2 * len(lineage.learned), np.uint64)
         values[:_LEARNED] = lineage.epoch, lineage.sequence, lineage.created_at, lineage.applied_at
         values[_LEARNED] = len(lineage.learned)

@@ -81,12 +81,62 @@ def parsed(text: str) -> Settings:
         ("[streams.kafka]\npartitions = 4", "freshet.toml: streams.kafka cannot be set here: set kafka"),
         ("[serving.features]\nredis = 'a:1'", "freshet.toml: serving.features cannot be set here: set features"),
         ("[kafka", "freshet.toml: "),
+        ("state_dir = ''", 'freshet.toml: state_dir = "": expected `str` of length >= 1'),
+        ("[local]\nstart_timeout_s = inf", "freshet.toml: local.start_timeout_s = inf: must be a finite number"),
+        (
+            "[serving.pipeline]\nrank_weights = {click = nan}",
+            "freshet.toml: serving.pipeline.rank_weights.click = nan: must be a finite number",
+        ),
+        (
+            "[[streams.labels]]\ntask='rating'\nkind='rating'\nat_least=-inf",
+            "freshet.toml: streams.labels[0].at_least = -inf: must be a finite number",
+        ),
+        (
+            "[kafka]\nbootstrap = 'localhost'",
+            'kafka.bootstrap = "localhost": must be "host:port", several with commas between them, or empty',
+        ),
+        ("[features]\nredis = 'redis://a:1'", 'features.redis = "redis://a:1": must be "host:port", or empty'),
+        (
+            "[serving.clickhouse]\naddress = 'http://a:1'",
+            'serving.clickhouse.address = "http://a:1": must be "host:port", or empty',
+        ),
+        (
+            "[serving.clickhouse]\ndatabase = 'my-logs'",
+            'serving.clickhouse.database = "my-logs": must be of letters, digits and underscores, no digit first',
+        ),
+        (
+            "[serving.triton]\ngrpc = 'a:1'",
+            "freshet.toml: serving.triton: `http` == '', must be set where `grpc` is",
+        ),
+        ("[kafka]\npartitions = 201", "freshet.toml: kafka.partitions = 201: expected `int` <= 200"),
+        ("[streams]\nmax_record_bytes = 5_000_000", "streams.max_record_bytes = 5000000: expected `int` <= 4194304"),
+        (
+            "[[streams.tasks]]\nname='click'\n[[streams.tasks]]\nname='click'",
+            "freshet.toml: streams: `tasks` == ['click', 'click'], must have names that differ and are not empty",
+        ),
+        (
+            "[[serving.experiments]]\nname='a'\ncontrol='y'\narms=[{name='x', policy='online'}]",
+            "freshet.toml: serving: `experiments[0]`: a: `control` == 'y', must be one of x",
+        ),
+        (
+            "[[serving.experiments]]\nname='a'\ncontrol='x'\narms=[{name='x', policy='onlin'}]",
+            "`experiments[0].arms[0].policy` == 'onlin', must be one of: online, popularity, random",
+        ),
+        (
+            "[[serving.experiments]]\nname='a'\ncontrol='x'\narms=[{name='x', policy='online'}]\n"
+            "[[serving.experiments]]\nname='a'\ncontrol='x'\narms=[{name='x', policy='random'}]",
+            "`experiments[1].name` == 'a', must differ from the others",
+        ),
     ],
 )
 def test_an_error_names_the_place_and_what_is_allowed(text: str, message: str) -> None:
     with pytest.raises(SettingsError) as caught:
         parsed(text)
     assert message in str(caught.value)
+
+
+def test_several_brokers_may_be_named() -> None:
+    assert parsed("[kafka]\nbootstrap = 'a:1,b.example:29092'").streams.kafka.bootstrap == "a:1,b.example:29092"
 
 
 def test_every_package_is_told_the_same_kafka_and_tasks() -> None:

@@ -123,6 +123,8 @@ def test_every_unit_gets_an_arm_with_a_weight(weights: list[float], unit: str) -
     [
         (msgspec.structs.replace(TWO, name=""), "`name`"),
         (msgspec.structs.replace(TWO, control="arm9"), "`control` == 'arm9', must be one of arm0, arm1"),
+        (msgspec.structs.replace(TWO, arms=[]), "`arms` == \\[\\], must have at least one"),
+        (msgspec.structs.replace(TWO, unit_type="usr"), "`unit_type` == 'usr', must be one of user, session, request"),
         (msgspec.structs.replace(TWO, ramp=1.2), "must be in \\[0, 1\\]"),
         (msgspec.structs.replace(TWO, arms=[*TWO.arms, TWO.arms[0]]), "names that differ"),
         (experiment(1, -1), "not negative"),
