@@ -1,12 +1,12 @@
 """Prepares a cluster for freshet: its topics, and the experiments that the settings declare."""
 
 import threading
-import time
 from collections.abc import Iterable, Mapping
 
 from infra.settings import Settings, SettingsError
 from streams.admin import ensure_topics
-from streams.kafka import BrokerAway, assign, consumer, producer
+from streams.kafka import producer
+from streams.logs import ends_of, raw_records
 from streams.records import Experiment
 from streams.settings import KafkaSettings
 from streams.topics import EXPERIMENTS
@@ -49,23 +49,13 @@ def definitions(
 ) -> dict[str, Experiment]:
     """Every experiment's newest definition on the cluster, by name."""
     found: dict[str, Experiment] = {}
-    reader = consumer(settings, client_id="freshet-provision", wait_s=wait_s, stop=stop)
-    try:
-        partitions = assign(reader, [EXPERIMENTS.name], wait_s=wait_s, stop=stop)
-        ends = reader.end_offsets(partitions)
-        deadline = time.monotonic() + wait_s
-        while any(reader.position(p) < ends[p] for p in partitions):
-            if time.monotonic() > deadline:
-                raise BrokerAway(f"topic {EXPERIMENTS.name!r} could not be read in {wait_s:g} s")
-            for batch in reader.poll(timeout_ms=500).values():
-                for record in batch:
-                    if record.value is None:
-                        found.pop(record.key.decode(), None)
-                    else:
-                        definition = EXPERIMENTS.codec.decode(record.value)
-                        found[definition.name] = definition
-    finally:
-        reader.close()
+    ends = ends_of(settings, [EXPERIMENTS.name], wait_s=wait_s, stop=stop)
+    for record in raw_records(settings, ends, wait_s=wait_s, stop=stop):
+        if record.value is None:
+            found.pop(record.key.decode(), None)
+        else:
+            definition = EXPERIMENTS.codec.decode(record.value)
+            found[definition.name] = definition
     return found
 
 

@@ -18,8 +18,7 @@ from online_learning.models.scorers.two_tower import tower_keys
 from online_learning.state import dense_parameters, meta_of
 from online_learning.table.digest import digest_rows
 from serving.shared.mirror import Mirror
-from streams.kafka import assign, consumer
-from streams.logs import read_all, read_list
+from streams.logs import ends_of, raw_records, read_all, read_list
 from streams.records import Example, LabelState
 from streams.reference import expected_examples, observed
 from streams.topics import ACTIONS, DEAD_LETTERS, EVENTS, EXAMPLES, IMPRESSIONS
@@ -157,17 +156,10 @@ def taken(arena: Arena, sent: int) -> Check:
 
 def read_examples(arena: Arena) -> dict[int, list[tuple[int, Example]]]:
     """(offset, example) of every committed example, by partition."""
-    found: dict[int, list[tuple[int, Example]]] = {}
-    reader = consumer(arena.settings.kafka, client_id="freshet-chaos")
-    try:
-        partitions = assign(reader, [EXAMPLES.name])
-        ends = reader.end_offsets(partitions)
-        found = {p.partition: [] for p in partitions}
-        while any(reader.position(p) < ends[p] for p in partitions):
-            for p, records in reader.poll(500).items():
-                found[p.partition] += [(record.offset, EXAMPLES.codec.decode(record.value)) for record in records]
-    finally:
-        reader.close()
+    ends = ends_of(arena.settings.kafka, [EXAMPLES.name])
+    found: dict[int, list[tuple[int, Example]]] = {p.partition: [] for p in ends}
+    for record in raw_records(arena.settings.kafka, ends):
+        found[record.partition].append((record.offset, EXAMPLES.codec.decode(record.value)))
     return found
 
 

@@ -13,7 +13,7 @@ from features.store import open_store
 from features.views import VIEWS, parse_key
 from infra.chaos.arena import Arena
 from infra.chaos.compare import Check
-from streams.kafka import assign, consumer, end_offsets
+from streams.logs import ends_of, raw_records
 from streams.topics import FEATURES
 
 _WAIT_S: Final = 120.0
@@ -47,21 +47,14 @@ def pushed(arena: Arena) -> Check:
 def _logged(arena: Arena) -> Versions:
     """The rows behind each key's last tombstone; waits until the history holds everything up to the topic's end."""
     found: Versions = {}
-    reader = consumer(arena.settings.kafka, client_id="freshet-chaos-pushed")
-    try:
-        partitions = assign(reader, [FEATURES.name])
-        ends = end_offsets(reader, partitions)
-        while any(reader.position(p) < ends[p] for p in partitions):
-            for records in reader.poll(500).values():
-                for record in records:
-                    view, entities = parse_key(record.key.decode())
-                    rows = found.setdefault((view.name, *entities.values()), [])
-                    if record.value is None:
-                        rows.clear()
-                    else:
-                        rows.append(FEATURES.codec.decode(record.value).version)
-    finally:
-        reader.close()
+    ends = ends_of(arena.settings.kafka, [FEATURES.name])
+    for record in raw_records(arena.settings.kafka, ends):
+        view, entities = parse_key(record.key.decode())
+        rows = found.setdefault((view.name, *entities.values()), [])
+        if record.value is None:
+            rows.clear()
+        else:
+            rows.append(FEATURES.codec.decode(record.value).version)
     positions = Path(arena.settings.features.repo_dir) / "positions.json"
 
     def written() -> bool:

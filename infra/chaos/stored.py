@@ -15,7 +15,7 @@ from serving.evaluation.rows import Origin, rows_of
 from serving.evaluation.sink import SOURCES
 from streams.codec import Unreadable
 from streams.health import read_health
-from streams.kafka import assign, consumer
+from streams.logs import ends_of, raw_records
 from streams.topics import METRICS
 
 _WAIT_S: Final = 120.0
@@ -49,24 +49,15 @@ def _logged(arena: Arena) -> tuple[Rows, set[tuple[int, int]], dict[TopicPartiti
     read."""
     rows: Rows = Counter()
     unreadable: set[tuple[int, int]] = set()
-    reader = consumer(arena.settings.kafka, client_id="freshet-chaos-logged")
-    try:
-        partitions = assign(reader, list(SOURCES))
-        ends = reader.end_offsets(partitions)
-        while any(reader.position(p) < ends[p] for p in partitions):
-            for p, records in reader.poll(500).items():
-                for record in records:
-                    if record.offset >= ends[p]:
-                        continue
-                    try:
-                        value = SOURCES[p.topic].codec.decode(record.value)
-                        for table, _ in rows_of(value, Origin(p.topic, p.partition, record.offset)):
-                            rows[table.name, p.partition, record.offset] += 1
-                    except Unreadable:
-                        unreadable.add((p.partition, record.offset))
-    finally:
-        reader.close()
-    return rows, unreadable, dict(ends)
+    ends = ends_of(arena.settings.kafka, list(SOURCES))
+    for record in raw_records(arena.settings.kafka, ends):
+        try:
+            value = SOURCES[record.topic].codec.decode(record.value)
+            for table, _ in rows_of(value, Origin(record.topic, record.partition, record.offset)):
+                rows[table.name, record.partition, record.offset] += 1
+        except Unreadable:
+            unreadable.add((record.partition, record.offset))
+    return rows, unreadable, ends
 
 
 def _found(arena: Arena, ends: dict[TopicPartition, int]) -> tuple[Rows, set[tuple[int, int]]]:

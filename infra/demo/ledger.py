@@ -1,10 +1,11 @@
 """What is in Kafka, read independently of everything that wrote it."""
 
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 
-from streams.kafka import BrokerAway, assign, consumer
+from kafka import TopicPartition
+
+from streams.logs import ends_of, raw_records
 from streams.records import Action, Impression
 from streams.reference import Expected, expected_examples, observed
 from streams.settings import StreamsSettings
@@ -25,24 +26,15 @@ class Ledger:
         self._impressions: defaultdict[int, list[Impression]] = defaultdict(list)
         self._actions: defaultdict[int, list[Action]] = defaultdict(list)
         self._examples: list[Expected] = []
-        self._reader = consumer(settings.kafka, client_id="freshet-ledger")
-        self._partitions = assign(self._reader, [topic.name for topic in TOPICS])
+        self._read_to: dict[TopicPartition, int] = {}
 
-    def read(self, timeout_s: float = 60.0) -> None:
-        """Reads on to what is now the end of every log; raises BrokerAway where that takes too long."""
-        ends = self._reader.end_offsets(self._partitions)
-        deadline_s = time.monotonic() + timeout_s
-        while any(self._reader.position(p) < end for p, end in ends.items()):
-            if time.monotonic() > deadline_s:
-                raise BrokerAway(f"the logs could not be read to their ends in {timeout_s:g} s")
-            for partition, batch in self._reader.poll(timeout_ms=200).items():
-                self.counts[partition.topic] += len(batch)
-                for record in batch:
-                    self._keep(partition.topic, partition.partition, record.value)
-
-    def close(self) -> None:
-        """Closes the connection."""
-        self._reader.close()
+    def read(self) -> None:
+        """Reads on to what is now the end of every log; raises BrokerAway."""
+        ends = ends_of(self._settings.kafka, [topic.name for topic in TOPICS])
+        for record in raw_records(self._settings.kafka, ends, self._read_to):
+            self.counts[record.topic] += 1
+            self._keep(record.topic, record.partition, record.value)
+        self._read_to = ends
 
     @property
     def examples(self) -> dict[str, Labels]:

@@ -61,11 +61,7 @@ class Demo:
         replayed = self._replay(data)
         snapshot, took_ms = self._simulate()
         freshness = self._probe()
-        ledger = self._settle()
-        try:
-            return self._judge(ledger, bad, replayed, snapshot, took_ms, freshness)
-        finally:
-            ledger.close()
+        return self._judge(self._settle(), bad, replayed, snapshot, took_ms, freshness)
 
     def _replay(self, data: Path) -> int:
         try:

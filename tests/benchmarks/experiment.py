@@ -69,7 +69,6 @@ def judged(settings: Settings, experiment: str, since_ms: int | None = None, tim
                 raise TimeoutError(f"ClickHouse does not hold what Kafka does after {timeout_s:g} s")
             time.sleep(0.5)
     finally:
-        ledger.close()
         client.close()
 
 

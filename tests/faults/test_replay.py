@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from streams.datasets import open_dataset
-from streams.kafka import assign, consumer
+from streams.logs import read_list
 from streams.replay import Replay
 from streams.topics import EVENTS
 from tests.logs import write_log
@@ -51,12 +51,5 @@ def test_kill_9_in_mid_replay_loses_and_doubles_nothing(fresh_kafka: RunningStac
     process = _start(fresh_kafka, data)
     _, words = process.communicate(timeout=120)
     assert process.returncode == 0, words.decode()
-    reader = consumer(fresh_kafka.settings.kafka)
-    partitions = assign(reader, [EVENTS.name])
-    ends = reader.end_offsets(partitions)
-    seen: Counter[str | None] = Counter()
-    while any(reader.position(p) < ends[p] for p in partitions):
-        for records in reader.poll(timeout_ms=200).values():
-            seen.update(EVENTS.codec.decode(record.value).event_id for record in records)
-    reader.close()
+    seen = Counter(event.event_id for event in read_list(fresh_kafka.settings.kafka, EVENTS))
     assert seen == Counter(f"ml-100k-{k}" for k in range(ROWS))

@@ -8,7 +8,7 @@ import pytest
 from kafka.errors import KafkaError
 
 from streams.datasets import Dataset, open_dataset
-from streams.kafka import assign, consumer
+from streams.logs import ends_of, raw_records
 from streams.records import Event
 from streams.replay import Replay
 from streams.settings import KafkaSettings
@@ -33,17 +33,8 @@ def log(tmp_path: Path) -> Dataset:
 
 def read(settings: KafkaSettings, topic: Topic) -> list[tuple[Event, int]]:
     """All committed records of a topic with their Kafka timestamps (ms)."""
-    reader = consumer(settings)
-    try:
-        partitions = assign(reader, [topic.name])
-        ends = reader.end_offsets(partitions)
-        found = []
-        while any(reader.position(p) < ends[p] for p in partitions):
-            for records in reader.poll(timeout_ms=200).values():
-                found += [(topic.codec.decode(record.value), record.timestamp) for record in records]
-        return found
-    finally:
-        reader.close()
+    found = raw_records(settings, ends_of(settings, [topic.name]))
+    return [(topic.codec.decode(record.value), record.timestamp) for record in found]
 
 
 def rows(events: list[tuple[Event, int]]) -> list[int]:

@@ -7,9 +7,11 @@ import uuid
 from pathlib import Path
 
 import pytest
-from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+from kafka import KafkaProducer
 
 from infra.local.ports import is_free
+from streams.logs import ends_of, raw_records
+from streams.settings import KafkaSettings
 from tests.stacks import RunningStack, gone, running_stack, wait_until
 
 pytestmark = pytest.mark.servers
@@ -23,16 +25,8 @@ def sent_and_read(bootstrap: str, topic: str, value: bytes) -> list[bytes]:
 
 
 def read(bootstrap: str, topic: str) -> list[bytes]:
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap, consumer_timeout_ms=30_000)
-    partition = TopicPartition(topic, 0)
-    consumer.assign([partition])
-    consumer.seek_to_beginning(partition)
-    end = consumer.end_offsets([partition])[partition]
-    values: list[bytes] = []
-    while consumer.position(partition) < end:
-        values += [record.value for batch in consumer.poll(1_000).values() for record in batch]
-    consumer.close()
-    return values
+    settings = KafkaSettings(bootstrap=bootstrap)
+    return [record.value for record in raw_records(settings, ends_of(settings, [topic]))]
 
 
 def redis_says(address: str, *words: str) -> bytes:

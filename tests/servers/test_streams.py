@@ -15,6 +15,7 @@ from streams import topics
 from streams.admin import ensure_topics, verify_topics
 from streams.dead_letters import DeadLetters, Reason
 from streams.kafka import BrokerAway, BufferFull, Stopped, assign, consumer, lag, partitions_of, producer
+from streams.logs import ends_of, raw_records
 from streams.records import Event, Impression, Item, Shown, User
 from streams.settings import KafkaSettings
 from tests.malformed import document, malformed
@@ -190,17 +191,8 @@ def test_catalogue_documents_are_checked_and_a_user_is_forgotten_on_null(stack: 
     wait_until(lambda: letters() == wanted, 60, "the dead letters of the catalogue")
 
     def profile() -> list[bytes | None]:
-        reader = consumer(kafka)
-        try:
-            partitions = assign(reader, [topics.FEATURES.name])
-            ends = reader.end_offsets(partitions)
-            values = []
-            while any(reader.position(p) < ends[p] for p in partitions):
-                for records in reader.poll(500).values():
-                    values += [one.value for one in records if one.key == b"user_profile|known"]
-            return values
-        finally:
-            reader.close()
+        found = raw_records(kafka, ends_of(kafka, [topics.FEATURES.name]))
+        return [one.value for one in found if one.key == b"user_profile|known"]
 
     wait_until(lambda: len(profile()) == 1, 30, "the user's profile")
     row = topics.FEATURES.codec.decode(profile()[0] or b"")
@@ -243,6 +235,30 @@ def test_positions_are_kept_by_the_reader(stack: RunningStack) -> None:
                 partitions_of(reader, "no-such-topic", wait_s=0.5)
         finally:
             reader.close()
+
+
+def test_logs_are_read_between_two_places_and_no_further(fresh_kafka: RunningStack) -> None:
+    kafka, names = fresh_kafka.settings.kafka, [topics.EVENTS.name, topics.ITEMS.name]
+    assert list(raw_records(kafka, ends_of(kafka, names))) == []
+    with producer(kafka) as out:
+        for n in range(40):
+            out.send_bytes(names[n % 2], b"%d" % n, partition=n // 2 % 2)
+        out.flush(10)
+        first = ends_of(kafka, names)
+        assert sorted(int(one.value) for one in raw_records(kafka, first)) == list(range(40))
+        out.send_bytes(names[0], b"40", partition=0)
+        out.flush(10)
+        # What came since is behind the ends, and what was read before lies before the begins.
+        assert len(list(raw_records(kafka, first))) == 40
+        (new,) = raw_records(kafka, ends_of(kafka, names), first)
+        assert (new.topic, new.partition, new.value) == (names[0], 0, b"40")
+        raw = raw_records(kafka, first)
+        assert next(raw).offset == 0
+        raw.close()
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Stopped):
+        list(raw_records(kafka, first, stop=stop))
 
 
 def test_an_absent_broker_is_waited_for_and_then_named(tmp_path: Path) -> None:
