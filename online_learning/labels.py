@@ -9,6 +9,8 @@
   example starts as a negative: positives weigh 1 + p. Here it is known which example was a fake negative, so that one
   undoes its own gradient: with p predicted, cross-entropy's slope by the logit is p/r for the negative as learned and
   p - 1 for the positive; their difference is the slope of a positive of weight 1 + p / (r (1 - p)).
+- A positive that an action takes back (a newer rating is a low one) is undone alike: p - 1 as learned, p as it should
+  have been, together a negative of weight 1 + (1 - p) / p = 1 / p.
 - A value that a later revision says anew is learned as the step from the old to the new one (`OnlineLearner.learn`).
 """
 
@@ -27,8 +29,8 @@ MAX_WEIGHT: Final = 20.0
 
 
 class Targets(NamedTuple):
-    """labels f32 [B, T], NaN where there is nothing to learn; weights f32 [B, T]; `corrects` bool [B, T]: a positive
-    whose negative was learned before; `revised` f32 [B, T]: the value that was learned before, NaN where none was."""
+    """labels f32 [B, T], NaN where there is nothing to learn; weights f32 [B, T]; `corrects` bool [B, T]: a 0 or 1 whose
+    opposite was learned before; `revised` f32 [B, T]: the value that was learned before, NaN where none was."""
 
     labels: NDArray[np.float32]
     weights: NDArray[np.float32]
@@ -86,7 +88,7 @@ def targets(
             if memory is not None:
                 memory.labels[t] = value
             labels[row, t] = value
-            corrects[row, t] = before == 0.0
+            corrects[row, t] = before is not None
             if value == 0.0 and example.cause is None and not example.organic:
                 # The window's end made it, and no action.
                 weights[row, t] = min(1.0 / max(example.negative_rate, 1e-6), MAX_WEIGHT)
@@ -112,8 +114,8 @@ def negative_rates(examples: Sequence[Example], shown_is_negative: NDArray[np.bo
 
 
 def correction_weights(found: Targets, probabilities: NDArray[np.float32], rates: NDArray[np.float32]) -> None:
-    """Sets the weight of positives that make good a fake negative; probabilities f32 [B, T] as predicted now,
+    """Sets the weight of labels that make good their opposite; probabilities f32 [B, T] as predicted now,
     `rates` f32 [B, T]: the rate r at which the negative was kept."""
-    p = np.clip(probabilities, 0.0, 0.999)
-    undo = 1.0 + p / (np.maximum(rates, 1e-6) * (1.0 - p))
+    p = np.clip(probabilities, 0.001, 0.999)
+    undo = np.where(found.labels == 1.0, 1.0 + p / (np.maximum(rates, 1e-6) * (1.0 - p)), 1.0 / p)
     np.copyto(found.weights, np.minimum(undo, MAX_WEIGHT), where=found.corrects)

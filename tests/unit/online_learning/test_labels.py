@@ -100,6 +100,21 @@ def test_a_late_positive_undoes_the_slope_of_its_negative(rate: float):
     assert late.weights[0, 0] * (p - 1) + p / rate == pytest.approx(p - 1)
 
 
+def test_a_positive_that_is_taken_back_undoes_its_slope_and_is_no_new_label():
+    """Somebody rated 5 and then 2: the newest rating counts."""
+    kept = memory()
+    targets([example(rating=1.0, cause="e1")], [kept], TASKS)
+    back = targets([example(rating=0.0, revision=1, correction=True, cause="e2")], [kept], TASKS)
+    np.testing.assert_array_equal(back.labels, [[np.nan, 0.0]])
+    assert back.again.tolist() == [[False, True]]
+    p = 0.3
+    correction_weights(back, np.full((1, 2), p, np.float32), np.ones((1, 2), np.float32))
+    # Slopes of cross-entropy by the logit: p for a negative, p - 1 for the positive as learned.
+    assert back.weights[0, 1] * p + (p - 1) == pytest.approx(p)
+    correction_weights(back, np.full((1, 2), 1e-9, np.float32), np.ones((1, 2), np.float32))
+    assert back.weights[0, 1] == MAX_WEIGHT
+
+
 def test_a_correction_of_what_is_forgotten_is_learned_and_its_repetition_is_not():
     correction = example(click=1.0, rating=1.0, revision=3, correction=True, negative_emitted=True)
     assert targets([correction], [None], TASKS).corrects.tolist() == [[True, True]]

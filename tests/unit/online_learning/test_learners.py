@@ -108,6 +108,17 @@ def test_a_late_positive_is_learned_as_a_correction_and_not_validated_again():
     assert these.progressive.figures()["validated_click"] == 1
 
 
+def test_a_rating_that_is_taken_back_is_a_correction_and_not_validated_again():
+    these = learners()
+    these.see([impression(0)])
+    rated = {"labels": {"rating": Label(LabelState.OBSERVED, 1.0)}, "cause": "e1"}
+    learn(these, example(0, 1, None, **rated))
+    rated = {"labels": {"rating": Label(LabelState.OBSERVED, 0.0)}, "cause": "e2"}
+    learn(these, example(0, 1, None, revision=1, correction=True, **rated), step=2)
+    assert these.counters.corrections == 1
+    assert these.progressive.figures()["validated_rating"] == 1
+
+
 def test_an_example_without_its_impression_is_predicted_before_it_is_learned():
     these = learners()
     assert these.unseen([example(3, 0, 1.0)])
