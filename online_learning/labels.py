@@ -29,8 +29,8 @@ MAX_WEIGHT: Final = 20.0
 
 
 class Targets(NamedTuple):
-    """labels f32 [B, T], NaN where there is nothing to learn; weights f32 [B, T]; `corrects` bool [B, T]: a 0 or 1 whose
-    opposite was learned before; `revised` f32 [B, T]: the value that was learned before, NaN where none was."""
+    """labels f32 [B, T], NaN where there is nothing to learn; weights f32 [B, T]; `corrects` bool [B, T]: a 0 or 1
+    whose opposite was learned before; `revised` f32 [B, T]: the value that was learned before, NaN where none was."""
 
     labels: NDArray[np.float32]
     weights: NDArray[np.float32]
