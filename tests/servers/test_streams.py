@@ -238,7 +238,7 @@ def test_positions_are_kept_by_the_reader(stack: RunningStack) -> None:
 
 
 def test_logs_are_read_between_two_places_and_no_further(fresh_kafka: RunningStack) -> None:
-    kafka, names = fresh_kafka.settings.kafka, [topics.EVENTS.name, topics.ITEMS.name]
+    kafka, names = fresh_kafka.settings.kafka, [topics.EVENTS.name, topics.IMPRESSIONS.name]
     assert list(raw_records(kafka, ends_of(kafka, names))) == []
     with producer(kafka) as out:
         for n in range(40):
