@@ -33,8 +33,8 @@ MAX_LEVEL = 22
 # Places in the index's state, i64 [4]. DUE: used entries above which the next split has to be done.
 LEVEL, SPLIT, USED, DUE = 0, 1, 2, 3
 
-AHEAD = 32
-"""Keys between asking for a line and reading it. A power of two."""
+BLOCK = 32
+"""Keys that are hashed together, by vector instructions, and as many between asking for a line and reading it."""
 WAITING = 8
 """Keys whose second lines are asked for before the first of them is read."""
 
@@ -102,41 +102,52 @@ def probe(entries, numbers, hashed, line):  # type: ignore[no-untyped-def]
 
 @kernel
 def find_range(entries, numbers, state, seed, keys, slots, begin, end):  # type: ignore[no-untyped-def]
-    """slots[begin:end] = slots of keys[begin:end], -1 where absent."""
+    """slots[begin:end] = slots of keys[begin:end], -1 where absent.
+
+    While a block is looked up, the lines of the next are asked for.
+    """
     level, split = state[LEVEL], state[SPLIT]
     every = np.uint64((1 << PLACES) - 1)
-    hashes, lines = np.empty(AHEAD, np.uint64), np.empty(AHEAD, np.int64)
+    # Places are unsigned here: numba tests every signed one for being counted from the end.
+    start, stop, block = np.uint64(begin), np.uint64(end), np.uint64(BLOCK)
+    hashes, words = np.empty(2 * BLOCK, np.uint64), np.empty(2 * BLOCK, np.int64)
     # Keys that were not in their first line, which was full: their next one is asked for, too.
     waiting, waiting_keys, waiting_lines = (
-        np.empty(WAITING, np.int64),
+        np.empty(WAITING, np.uint64),
         np.empty(WAITING, np.uint64),
         np.empty(WAITING, np.int64),
     )
-    count = 0
-    for i in range(begin - AHEAD, end):
-        place = i & (AHEAD - 1)
-        if i >= begin:
-            hashed, line = hashes[place], lines[place]
-            found = match_line(entries, line << 3, hashed) & every
+    count, size, half = np.uint64(0), np.uint64(0), np.uint64(0)
+    while True:
+        before, older, older_half = start - size, size, block - half
+        size = min(block, stop - start)
+        for i in range(size):
+            hashed = hash_of(keys[start + i], seed)
+            hashes[half + i], words[half + i] = hashed, line_of(hashed, level, split) << 3
+        if older == 0:
+            for i in range(size):
+                prefetch(entries, words[half + i])
+        for i in range(older):
+            # Behind the last key these are words of blocks before: asked for in vain, which is cheaper than a test.
+            prefetch(entries, words[half + i])
+            place, hashed, word = before + i, hashes[older_half + i], words[older_half + i]
+            found = match_line(entries, word, hashed) & every
             if found != 0:
-                slots[i] = np.int64(numbers[(line << 4) + 2 * PLACES + np.int64(first_bit(found))]) - 1
-            elif match_line(entries, line << 3, np.uint64(0)) & every != 0:
-                slots[i] = -1
+                slots[place] = np.int64(numbers[np.uint64(number_place(word)) + first_bit(found)]) - 1
+            elif match_line(entries, word, np.uint64(0)) & every != 0:
+                slots[place] = -1
             else:
-                line = next_line(line)
+                line = next_line(word >> 3)
                 prefetch(entries, line << 3)
-                waiting[count], waiting_keys[count], waiting_lines[count] = i, hashed, line
-                count += 1
+                waiting[count], waiting_keys[count], waiting_lines[count] = place, hashed, line
+                count += np.uint64(1)
                 if count == WAITING:
-                    for j in range(WAITING):
+                    for j in range(count):
                         slots[waiting[j]], _ = probe(entries, numbers, waiting_keys[j], waiting_lines[j])
-                    count = 0
-        ahead = i + AHEAD
-        if ahead < end:
-            hashed = hash_of(keys[ahead], seed)
-            line = line_of(hashed, level, split)
-            hashes[place], lines[place] = hashed, line
-            prefetch(entries, line << 3)
+                    count = np.uint64(0)
+        if size == 0:
+            break
+        start, half = start + size, older_half
     for j in range(count):
         slots[waiting[j]], _ = probe(entries, numbers, waiting_keys[j], waiting_lines[j])
 

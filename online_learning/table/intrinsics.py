@@ -1,5 +1,6 @@
 """What numba lacks and random access to gigabytes needs: software prefetches, whole cache lines, 64-bit mixing."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,24 @@ prefetch_far: Any = _prefetcher(_FAR)
 # numba two atomic reference counts, a quarter of the time of copying a row.
 
 FLOATS_PER_LINE = 16
+STRAIGHT_LINES = (1, 2, 4)
+"""Rows of so many full lines go without a loop: the test that picks the code is always guessed right, a loop costs."""
+
+
+def _by_length(builder: Any, length: Any, lines: Callable[[int], None], general: Callable[[], None]) -> None:
+    """Emit `lines(n)` for rows of n full lines if that is one of STRAIGHT_LINES, else what goes for all rows."""
+    done, other = builder.append_basic_block("done"), builder.append_basic_block("other")
+    switch = builder.switch(length, other)
+    for count in STRAIGHT_LINES:
+        block = builder.append_basic_block(f"lines{count}")
+        switch.add_case(length.type(count * FLOATS_PER_LINE), block)
+        builder.position_at_end(block)
+        lines(count)
+        builder.branch(done)
+    builder.position_at_end(other)
+    general()
+    builder.branch(done)
+    builder.position_at_end(done)
 
 
 def _prefetch_row(typing_context: Any, array: Any, index: Any, length: Any) -> Any:
@@ -62,10 +81,21 @@ def _prefetch_row(typing_context: Any, array: Any, index: Any, length: Any) -> A
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array, index, length = arguments
         first = _element(context, builder, signature.args[0], array, index)
-        lines = builder.ashr(builder.add(length, length.type(FLOATS_PER_LINE - 1)), length.type(4))
-        with cgutils.for_range(builder, lines) as loop:
-            step = builder.mul(loop.index, length.type(FLOATS_PER_LINE))
+
+        def line(number: Any) -> None:
+            step = builder.mul(number, length.type(FLOATS_PER_LINE))
             _prefetch(builder, builder.gep(first, [step]), _FAR)
+
+        def lines(count: int) -> None:
+            for number in range(count):
+                line(length.type(number))
+
+        def general() -> None:
+            count = builder.ashr(builder.add(length, length.type(FLOATS_PER_LINE - 1)), length.type(4))
+            with cgutils.for_range(builder, count) as loop:
+                line(loop.index)
+
+        _by_length(builder, length, lines, general)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.intp), codegen
@@ -81,26 +111,32 @@ def _copy_row(typing_context: Any, target: Any, into: Any, source: Any, start: A
         target, into, source, start, length = arguments
         out = _element(context, builder, signature.args[0], target, into)
         values = _element(context, builder, signature.args[2], source, start)
-        line = ir.VectorType(ir.FloatType(), FLOATS_PER_LINE).as_pointer()
+        vector = ir.VectorType(ir.FloatType(), FLOATS_PER_LINE).as_pointer()
 
-        def copy(place: Any) -> None:
-            loaded = builder.load(builder.bitcast(builder.gep(values, [place]), line))
+        def line(place: Any) -> None:
+            loaded = builder.load(builder.bitcast(builder.gep(values, [place]), vector))
             loaded.align = 4
-            stored = builder.store(loaded, builder.bitcast(builder.gep(out, [place]), line))
+            stored = builder.store(loaded, builder.bitcast(builder.gep(out, [place]), vector))
             stored.align = 4
 
-        lines = builder.ashr(length, length.type(4))
-        with cgutils.for_range(builder, lines) as loop:
-            copy(builder.mul(loop.index, length.type(FLOATS_PER_LINE)))
-        rest = builder.and_(length, length.type(FLOATS_PER_LINE - 1))
-        with builder.if_then(builder.icmp_signed("!=", rest, rest.type(0))):
-            long = builder.icmp_signed(">=", length, length.type(FLOATS_PER_LINE))
-            with builder.if_else(long) as (then, otherwise):
-                with then:
-                    # With some of what has been copied already: quicker than single floats.
-                    copy(builder.sub(length, length.type(FLOATS_PER_LINE)))
-                with otherwise, cgutils.for_range(builder, length) as loop:
-                    builder.store(builder.load(builder.gep(values, [loop.index])), builder.gep(out, [loop.index]))
+        def lines(count: int) -> None:
+            for number in range(count):
+                line(length.type(number * FLOATS_PER_LINE))
+
+        def general() -> None:
+            with cgutils.for_range(builder, builder.ashr(length, length.type(4))) as loop:
+                line(builder.mul(loop.index, length.type(FLOATS_PER_LINE)))
+            rest = builder.and_(length, length.type(FLOATS_PER_LINE - 1))
+            with builder.if_then(builder.icmp_signed("!=", rest, rest.type(0))):
+                long = builder.icmp_signed(">=", length, length.type(FLOATS_PER_LINE))
+                with builder.if_else(long) as (then, otherwise):
+                    with then:
+                        # With some of what has been copied already: quicker than single floats.
+                        line(builder.sub(length, length.type(FLOATS_PER_LINE)))
+                    with otherwise, cgutils.for_range(builder, length) as loop:
+                        builder.store(builder.load(builder.gep(values, [loop.index])), builder.gep(out, [loop.index]))
+
+        _by_length(builder, length, lines, general)
         return context.get_dummy_value()
 
     return types.void(target, types.intp, source, types.intp, types.intp), codegen

@@ -31,16 +31,17 @@ def clear_absent(dim, slots, out, begin, end):  # type: ignore[no-untyped-def]
 @kernel
 def gather_range(values, dim, slots, out, begin, end):  # type: ignore[no-untyped-def]
     """out[begin:end] = rows of slots[begin:end]; zeros for -1."""
-    absent, last = np.int64(0), end - 1
-    for i in range(begin, min(begin + AHEAD, end)):
+    absent, last = np.int64(0), np.uint64(end - 1)
+    # Unsigned: numba tests every signed place for being counted from the end.
+    for i in range(np.uint64(begin), np.uint64(min(begin + AHEAD, end))):
         prefetch_row(values, slots[i] * dim, dim)
-    for i in range(begin, end):
+    for i in range(np.uint64(begin), np.uint64(end)):
         # Of an absent key's row only an address is made: a prefetch cannot fault.
-        prefetch_row(values, slots[min(i + AHEAD, last)] * dim, dim)
+        prefetch_row(values, slots[min(i + np.uint64(AHEAD), last)] * dim, dim)
         slot = slots[i]
         # Nothing here depends on whether it is there: a branch that is guessed wrong costs as much as two rows.
         absent |= slot
-        copy_row(out, i * dim, values, max(slot, 0) * dim, dim)
+        copy_row(out, np.int64(i) * dim, values, max(slot, 0) * dim, dim)
     if absent < 0:
         clear_absent(dim, slots, out, begin, end)
 
@@ -65,7 +66,7 @@ def gather_pooled_range(values, dim, slots, offsets, mean, out, begin, end):  # 
         prefetch_row(values, slots[i] * dim, dim)
     for bag in range(begin, end):
         present = 0
-        # Unsigned: numba would test a signed place for being counted from the end, and the loops not be vectorised.
+        # Unsigned: with signed places the loops would not be vectorised.
         target = np.uint64(bag) * size
         for i in range(offsets[bag], offsets[bag + 1]):
             prefetch_row(values, slots[min(i + AHEAD, behind - 1)] * dim, dim)
