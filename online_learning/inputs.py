@@ -12,7 +12,7 @@ from streams import kafka
 from streams.codec import Unreadable
 from streams.dead_letters import DeadLetters, Reason
 from streams.settings import KafkaSettings
-from streams.topics import Topic
+from streams.topics import Keep, Topic
 
 logger = logging.getLogger(__name__)
 
@@ -54,23 +54,23 @@ class Input:
     def poll(self, timeout_ms: float, max_records: int) -> Iterator[tuple[Any, Any]]:
         """Yields (Kafka's record, decoded record) of what is there within `timeout_ms`, per partition in order.
 
-        A null value is handed out as None where the topic is compacted. The caller takes all of it before it looks at
-        `positions`.
+        A null value is handed out as None where the topic is compacted, and cannot be read elsewhere. The caller takes
+        all of it before it looks at `positions`.
         """
         for partition, records in self._reader.poll(timeout_ms=timeout_ms, max_records=max_records).items():
-            codec = self._topics[partition.topic].codec
+            topic = self._topics[partition.topic]
             for record in records:
                 self.positions[partition.topic][partition.partition] = record.offset + 1
                 if record.value is None:
-                    yield record, None
+                    if topic.keep is Keep.COMPACTED:
+                        yield record, None
+                    else:
+                        self._pass_over(record, Reason.EMPTY, "there is no value")
                     continue
                 try:
-                    value = codec.decode(record.value)
+                    value = topic.codec.decode(record.value)
                 except Unreadable as error:
-                    self.unreadable += 1
-                    if self._dead_letters is not None:
-                        self._dead_letters.send(record, Reason.UNREADABLE, str(error))
-                    logger.warning("%s-%d@%d: %s", record.topic, record.partition, record.offset, error)
+                    self._pass_over(record, Reason.UNREADABLE, str(error))
                     continue
                 yield record, value
 
@@ -135,6 +135,12 @@ class Input:
 
     def close(self) -> None:
         self._reader.close()
+
+    def _pass_over(self, record: Any, reason: Reason, detail: str) -> None:
+        self.unreadable += 1
+        if self._dead_letters is not None:
+            self._dead_letters.send(record, reason, detail)
+        logger.warning("%s-%d@%d: %s", record.topic, record.partition, record.offset, detail)
 
     def _position(self, partition: Any) -> int:
         return int(self._reader.position(partition) or 0)

@@ -17,6 +17,7 @@ from online_learning.updates.frames import array_of
 from online_learning.watching.progressive import merged_errors
 from streams import kafka
 from streams.admin import admin, ensure_topics
+from streams.dead_letters import Reason
 from streams.records import FrameKind, Metric, Validation
 from streams.settings import KafkaSettings, Target, TaskSettings
 from streams.takeover import Superseded
@@ -143,13 +144,17 @@ def test_an_example_that_cannot_be_read_becomes_a_dead_letter_and_nothing_stops(
         for topic in (EXAMPLES.name, "impressions", "items", "users"):
             for value in (b"\xff\xfe", b"{", b"", b"[1,2]"):
                 producer.send_bytes(topic, value, b"k")
+        # Where nothing is compacted, null deletes nothing.
+        for topic in (EXAMPLES.name, "impressions"):
+            producer.send_bytes(topic, None, b"k")
         sent = send_requests(producer, 0, 20)
         wait_until(lambda: health.values["learned"] == sent, 60, "the good are learned")
-        wait_until(lambda: health.values["unreadable"] >= 16, 60, "the bad are counted")
+        wait_until(lambda: health.values["unreadable"] >= 18, 60, "the bad are counted")
     letters = read_list(settings, DEAD_LETTERS)
     # Of the other topics the worker tells: it reads them too.
-    assert [letter.topic for letter in letters] == ["examples"] * 4
-    assert all(letter.reason and letter.detail and letter.value is not None for letter in letters)
+    assert [letter.topic for letter in letters] == ["examples"] * 5
+    assert all(letter.reason and letter.detail for letter in letters)
+    assert [letter.reason for letter in letters if letter.value is None] == [Reason.EMPTY]
 
 
 def test_an_erased_user_is_gone_from_the_update_log_too(
