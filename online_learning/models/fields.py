@@ -5,6 +5,7 @@ two sides are encoded apart and meet only as pooled rows: `[user and context fie
 of the settings within each side.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -90,14 +91,16 @@ class Side:
 
 
 def _text(value: object) -> str | None:
-    """A value as its key's text: 25 and 25.0 are one value; what is no scalar has no text."""
+    """A value as its key's text: 25 and 25.0 are one value; NaN and what is no scalar have no text."""
     if isinstance(value, str):
         return value or None
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int | float):
-        return f"{value:.6g}" if isinstance(value, float) else str(value)
-    return None
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        return str(int(value)) if value.is_integer() else repr(value)
+    return str(value) if isinstance(value, int) else None
 
 
 def _texts(value: object) -> list[str]:

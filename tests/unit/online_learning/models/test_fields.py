@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from online_learning.models.fields import MAX_BAG, FieldEncoder
@@ -52,8 +52,25 @@ def test_a_key_is_the_hash_of_field_and_value():
     ]
 
 
-def test_whole_and_integral_numbers_are_one_value():
-    assert encoder().user_bags("a", {"age": 25.0}, [], "", None) == encoder().user_bags("a", {"age": 25}, [], "", None)
+def keys_of_age(age: object) -> list[int]:
+    side = encoder().encode_user("a", {"age": age}, [], "", None)
+    return bag(side, 0, 1)
+
+
+@given(st.integers(-(2**53), 2**53))
+def test_whole_and_integral_numbers_are_one_value(number: int):
+    assert keys_of_age(number) == keys_of_age(float(number)) == [hash_key("age", str(number))]
+
+
+@given(st.floats(allow_nan=False), st.floats(allow_nan=False))
+@example(1234567.0, 1234568.0)
+def test_two_numbers_are_two_values(one: float, other: float):
+    """Ids that somebody's data frame made floats must not fall together."""
+    assert (keys_of_age(one) == keys_of_age(other)) == (one == other)
+
+
+def test_what_is_not_a_number_is_missing():
+    assert keys_of_age(math.nan) == keys_of_age([math.nan]) == []
 
 
 def test_everything_may_be_missing_or_unknown():
