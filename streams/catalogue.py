@@ -6,30 +6,12 @@ import msgspec
 
 from streams import topics
 from streams.aggregates import USER_PROFILE, feature_key
-from streams.dead_letters import Origin, Reason, dead_letter
-from streams.intake import Rejected, check_version, parse
+from streams.dead_letters import Origin, dead_letter
+from streams.documents import read_document
+from streams.intake import Rejected
 from streams.outbox import Outbox
 from streams.records import SCHEMA_VERSION, FeatureRow, Item, User
 from streams.settings import StreamsSettings
-
-
-def read_document(record: Origin, kind: type[Item] | type[User], max_bytes: int) -> Item | User:
-    """The item or user in a record whose value is not null; raises Rejected and nothing else."""
-    document = parse(record.value, max_bytes)
-    check_version(document)
-    try:
-        found: Item | User = msgspec.convert(document, kind)
-    except msgspec.ValidationError as error:
-        text = str(error)
-        missing = text.startswith("Object missing")
-        raise Rejected(Reason.MISSING_FIELD if missing else Reason.WRONG_TYPE, text) from error
-    name, value = ("item", found.item) if isinstance(found, Item) else ("user", found.user)
-    if not value.strip():
-        raise Rejected(Reason.EMPTY_ID, f"`$.{name}` == {value!r}, must not be empty")
-    if record.key is not None and record.key != value.encode():
-        # A later null deletes by key: a document under another key could never be deleted.
-        raise Rejected(Reason.BAD_VALUE, f"the key is {record.key!r}, must be `$.{name}` == {value!r}")
-    return found
 
 
 def take_item(record: Origin, settings: StreamsSettings, now_ms: int, out: Outbox) -> None:

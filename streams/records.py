@@ -6,11 +6,14 @@ those that only freshet reads are msgpack arrays, where a newer writer may appen
 """
 
 import enum
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 SCHEMA_VERSION = 1
+
+Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+"""JSON knows larger ones, but msgpack, in which they travel on, does not."""
 
 
 # --- the open door: what producers in any language send -----------------------------------------------------------
@@ -40,7 +43,7 @@ class Item(Struct, frozen=True, kw_only=True, omit_defaults=True):
     ts: int = 0
     scene: str = ""
     available: bool = True
-    attributes: dict[str, str | int | float | list[str]] = field(default_factory=dict)
+    attributes: dict[str, str | Integer | float | list[str]] = field(default_factory=dict)
     text: str = ""
     media: list[str] = field(default_factory=list)
 
@@ -51,7 +54,7 @@ class User(Struct, frozen=True, kw_only=True, omit_defaults=True):
     user: str
     v: int = SCHEMA_VERSION
     ts: int = 0
-    attributes: dict[str, str | int | float | list[str]] = field(default_factory=dict)
+    attributes: dict[str, str | Integer | float | list[str]] = field(default_factory=dict)
 
 
 # --- actions and impressions --------------------------------------------------------------------------------------

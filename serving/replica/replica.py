@@ -21,6 +21,7 @@ from online_learning.checkpoint.checkpoint import CheckpointError
 from online_learning.models.retriever import new_retriever
 from online_learning.updates.frames import BadFrame
 from online_learning.updates.sequence import Gap
+from serving.experiments.assignment import validate
 from serving.replica.experiments import Experiments
 from serving.replica.item_vectors import ItemVectors
 from serving.replica.items import STATS_PREFIX, Items, incarnation_now
@@ -31,7 +32,11 @@ from serving.shared.files import lock_folder
 from serving.shared.head import HeadWriter
 from streams import kafka
 from streams.codec import Unreadable
+from streams.documents import read_document
 from streams.health import Health
+from streams.intake import Rejected
+from streams.records import Item
+from streams.settings import MOST_RECORD_BYTES
 from streams.topics import EXPERIMENTS, FEATURES, ITEMS, UPDATES
 
 logger = logging.getLogger(__name__)
@@ -183,12 +188,10 @@ class Replica:
     def _apply_items(self, records: Iterable[Any]) -> None:
         for record in records:
             try:
-                item = record.key.decode() if record.key is not None else ""
-                state = None if record.value is None else ITEMS.codec.decode(record.value)
-            except ValueError as error:
+                item, state = _item(record)
+            except (ValueError, Rejected) as error:
                 self._skip(record, error)
                 continue
-            item = item or (state.item if state is not None else "")
             if item and (slot := self.items.put(item, state)) is not None:
                 self.vectors.add_new()
                 self.vectors.add(slot)
@@ -197,13 +200,27 @@ class Replica:
         for record in records:
             try:
                 name = record.key.decode() if record.key is not None else ""
-                self.experiments.put(name, None if record.value is None else EXPERIMENTS.codec.decode(record.value))
-            except ValueError as error:
+                definition = None if record.value is None else EXPERIMENTS.codec.decode(record.value)
+                if definition is not None:
+                    validate(definition)
+            except (ValueError, RecursionError) as error:
                 self._skip(record, error)
+            else:
+                self.experiments.put(name, definition)
 
     def _skip(self, record: Any, error: Exception) -> None:
         self.unreadable += 1
         logger.warning("%s-%d offset %d passed over: %s", record.topic, record.partition, record.offset, error)
+
+
+def _item(record: Any) -> tuple[str, Item | None]:
+    """The id and the newest state (None: deleted) in a record of `items`; raises Rejected or ValueError where the
+    worker would bury it, so that nothing is served of what the dead letters tell of."""
+    if record.value is None:
+        return ("" if record.key is None else record.key.decode()), None
+    state = read_document(record, Item, MOST_RECORD_BYTES)
+    assert isinstance(state, Item)
+    return state.item, state
 
 
 def run(settings: ServingSettings, stop: threading.Event, health: Health) -> None:

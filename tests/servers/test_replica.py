@@ -21,7 +21,7 @@ from serving.shared.files import AlreadyRunning
 from serving.shared.mirror import Mirror
 from streams.health import Health
 from streams.kafka import producer
-from streams.records import FeatureRow, Item
+from streams.records import Experiment, FeatureRow, Item
 from streams.topics import EXPERIMENTS, FEATURES, ITEMS
 from tests.stacks import RunningStack, wait_until
 from tests.threads import in_thread
@@ -30,6 +30,7 @@ pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 
 NOW_MS = 1_800_000_000_000
 WAIT_S = 60.0
+NESTED = b"[" * 100_000 + b"]" * 100_000
 
 
 @contextmanager
@@ -54,6 +55,15 @@ def item(k: int, available: bool = True) -> Item:
 def stats(k: int, arm: str, positives: float) -> FeatureRow:
     values = {"positives_1d": positives, "at": NOW_MS}
     return FeatureRow(1, "item_stats", {"item": f"i{k}", "arm": arm}, values, 1, NOW_MS, NOW_MS + 5)
+
+
+def impossible_items() -> list[bytes]:
+    """What outsiders may send, and what would stop whoever takes it: of another key, nested, beyond 64 bits."""
+    return [
+        b'{"item": "i9"}',
+        b'{"item": "i8", "x": ' + NESTED + b"}",
+        b'{"item": "i8", "attributes": {"a": 1%030d}}' % 0,
+    ]
 
 
 def until(mirror: Mirror, condition: Callable[[], bool], what: str) -> None:
@@ -96,12 +106,17 @@ def test_everything_that_serving_reads_arrives_and_follows_changes(settings: Ser
             sender.send_bytes(FEATURES.name, b"\xc1", b"item_stats|i7|")
             sender.send_bytes(FEATURES.name, b"\xc1", b"item_stats")
             sender.send_bytes(EXPERIMENTS.name, b'{"name": 3}', b"x")
+            for impossible in impossible_items():
+                sender.send_bytes(ITEMS.name, impossible, b"i8")
+            # Requests would fail on it.
+            sender.send(EXPERIMENTS, Experiment(name="x", control="none", arms=[]), "x")
+            sender.send_bytes(EXPERIMENTS.name, b'{"name": ' + NESTED + b"}", b"x")
             sender.flush(30)
             until(mirror, lambda: len(mirror.catalogue) == 30, "thirty items")
             until(mirror, lambda: mirror.experiments() == [experiment], "the experiment")
             sender.send(EXPERIMENTS, None, experiment.name)
             until(mirror, lambda: mirror.experiments() == [], "its end")
-            until(mirror, lambda: health.values["unreadable"] == 3, "three records passed over")
+            until(mirror, lambda: health.values["unreadable"] == 8, "eight records passed over")
             assert not mirror.catalogue.available[slots[[5, 6]]].any()
             assert mirror.catalogue.available[slots[7]]
             values, at = mirror.item_stats(slots[[3, 4]], "online", NOW_MS)
