@@ -34,11 +34,11 @@ class ClickHouseSettings(Struct, frozen=True, kw_only=True, forbid_unknown_field
 class PipelineSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How an answer is made.
 
-    `retrieve`: candidates per source. `explore`: the probability that a slot is drawn uniformly from the remaining
-    candidates instead of taking the best. `rank_by`: the task that ranks, by its probability or, of a value task, by
-    the value that it predicts; `rank_by_scene` overrides it. `rank_weights`: where it names tasks, their weighted sum
-    ranks instead, each with its probability, a value task with log1p of its value (by {click = 1.0, dwell = 0.05} a
-    minute of dwell adds 0.2). What `rank_by` says then only finds candidates.
+    `retrieve`: candidates per source, and never fewer than the items asked for. `explore`: the probability that a slot
+    is drawn uniformly from the remaining candidates instead of taking the best. `rank_by`: the task that ranks, by its
+    probability or, of a value task, by the value that it predicts; `rank_by_scene` overrides it. `rank_weights`: where
+    it names tasks, their weighted sum ranks instead, each with its probability, a value task with log1p of its value
+    (by {click = 1.0, dwell = 0.05} a minute of dwell adds 0.2). What `rank_by` says then only finds candidates.
     """
 
     retrieve: Count = 200

@@ -100,7 +100,7 @@ class Pipeline:
         """The candidates, and which slots are hardly shown yet."""
         if plan.policy == policies.RANDOM:
             return sources.merge([(policies.RANDOM, np.flatnonzero(allowed))], len(allowed)), np.empty(0, np.int64)
-        k, found = self._settings.retrieve, []
+        k, found = max(self._settings.retrieve, request.n), []
         if side is not None:
             query = self._model.query(side, self._task(request))
             found.append((sources.NEAREST, sources.highest(self._mirror.scores(query), allowed, k)))

@@ -154,6 +154,19 @@ def test_an_unknown_user_gets_a_full_list(serving: Serving) -> None:
     assert len(set(serving.answer(user="never seen", n=20).items)) == 20
 
 
+@pytest.mark.parametrize("policy", ["online", "popularity", "random"])
+def test_who_asks_for_more_than_a_source_brings_gets_them_while_there_are_any(tmp_path: Path, policy: str) -> None:
+    serving = Serving(tmp_path, retrieve=5, explore_pool=5, max_items=30)
+    serving.world.put_items(items(40))
+    serving.world.put_dense()
+    for k in range(40):
+        serving.world.put_stats(f"i{k}", "", 100, k, NOW)
+    serving.world.put_experiments(only(policy))
+    serving.world.publish()
+    assert len(set(serving.answer(n=30).items)) == 30
+    assert len(serving.answer(n=60).items) == 40
+
+
 def test_a_scene_shows_its_own_items_and_an_unknown_one_none(serving: Serving) -> None:
     shown = serving.answer(n=40, scene="search").items
     assert sorted(shown) == sorted(f"i{k}" for k in range(1, 40, 2))
