@@ -44,6 +44,8 @@ class Mirror:
     def refresh(self) -> None:
         """Takes up newer generations. Raises Unreadable where the folder is of another version of freshet."""
         if self._head.refresh():
+            # The folder was made anew, and counts its generations from one again.
+            self._dense = DenseReader(self.folder, self._head)
             self._generations = (0, 0, 0)
             self._experiments = (0, [])
         self.table.refresh()

@@ -1,6 +1,7 @@
 """What the replica writes, serving reads as one: bundles, items, statistics, vectors, experiments."""
 
 import multiprocessing
+import shutil
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -97,6 +98,17 @@ def test_a_dense_bundle_is_swapped_whole_and_kept_until_a_newer_one(tmp_path: Pa
     assert reader.current().version == 4
     # What a request in progress holds stays whole.
     assert first.parameters["w"].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_in_a_folder_that_was_made_anew_the_first_bundle_is_a_new_one(tmp_path: Path) -> None:
+    folder = tmp_path / "shared"
+    mirror = Mirror(folder)
+    for version in (7, 1):
+        folder.mkdir()
+        DenseWriter(HeadWriter(folder)).swap(version, 1, {}, {"w": np.ones(1, np.float32)})
+        mirror.refresh()
+        assert mirror.dense().version == version
+        shutil.rmtree(folder)
 
 
 # --- the catalogue ------------------------------------------------------------------------------------------------
