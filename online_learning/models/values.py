@@ -3,10 +3,10 @@
 Values such as seconds of dwell are spread over orders of magnitude, so the network works with `log1p(value)`, and with
 that as standard scores: a gradient of it is then about as large as one of a log loss. With z the network's output,
 
-    prediction = expm1(location + deviation * z)        within [0, MOST_VALUE]
+    prediction = expm1(location + slope * z)            within [0, MOST_VALUE]
 
-`location` and `deviation` move with the stream and travel with the dense parameters, under the name `values`;
-`online_learning.value_scale` says how they are learned.
+`location` and `slope` (never below 0) move with the stream and travel with the dense parameters, under the name
+`values`; `online_learning.value_scale` says how they are learned.
 """
 
 import math
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from streams.settings import MOST_VALUE, TaskSettings
 
 VALUES: Final = "values"
-"""The dense parameter f32 [V, 2] of V value tasks in order: location and deviation. Only where there are any."""
+"""The dense parameter f32 [V, 2] of V value tasks in order: location and slope. Only where there are any."""
 MOST_LOG: Final = math.log1p(MOST_VALUE)
 """The most that log1p of a value can be."""
 

@@ -14,7 +14,7 @@ from online_learning.models.parameters import ShapeMismatch
 from online_learning.models.values import VALUES, value_columns, values_of
 from online_learning.settings import FieldSettings, LearningSettings, ModelSettings
 from online_learning.table.version import pack_version
-from online_learning.value_scale import SMEARED_OVER, WINDOW, ScaleState, ValueScale
+from online_learning.value_scale import NEWEST, RIDGE, WINDOW, Line, ScaleState, ValueScale
 from streams.settings import MOST_VALUE, Target, TaskSettings
 
 CLICK = TaskSettings(name="click", shown_is_negative=True)
@@ -36,7 +36,6 @@ def test_mean_and_deviation_are_numpys_of_the_logs(labels: list[float]):
     scores = scale.scores(column(labels))[:, 0]
     deviation = max(float(logs.std()), 1e-3)
     np.testing.assert_allclose(scores, (logs - logs.mean()) / deviation, rtol=1e-3, atol=1e-3)
-    assert scale.parameters[0, 1] == pytest.approx(deviation, rel=1e-5)
 
 
 @given(values, st.lists(st.floats(-5, 5), min_size=50, max_size=50))
@@ -46,6 +45,35 @@ def test_predictions_are_values_whatever_is_said(labels: list[float], logits: li
     # An f32 may lie just above.
     said = values_of(column([*logits, 1e30, -1e30]).astype(np.float32), scale.parameters)
     assert ((said >= 0) & (said <= MOST_VALUE * (1 + 1e-5))).all()
+
+
+@given(st.lists(st.tuples(st.floats(-3, 3), st.floats(-3, 3)), min_size=1, max_size=NEWEST))
+def test_a_line_is_the_ridge_regression_of_scores_on_outputs(pairs: list[tuple[float, float]]):
+    line, (outputs, scores) = Line(), np.array(pairs).T
+    for output, score in pairs:
+        line.add(output, score)
+    off = outputs - outputs.mean()
+    slope = max(float(off @ (scores - scores.mean())), 0.0) / (float(off @ off) + RIDGE)
+    assert line.slope == pytest.approx(slope, abs=1e-9)
+    assert line.at(2.0) == pytest.approx(scores.mean() + slope * (2.0 - outputs.mean()), abs=1e-9)
+
+
+def test_an_output_counts_for_as_much_as_it_has_said():
+    random = np.random.default_rng(0)
+    score = random.normal(0, 1, (2 * NEWEST, 1))
+    labels = np.exp(3.0 + 0.5 * score) - 1
+    for name, output, stretched in (
+        ("nothing at all", np.zeros_like(score), 0.0),
+        ("noise", random.normal(0, 1, score.shape), 0.0),
+        ("the opposite", -score, 0.0),
+        ("half of it and shifted", 1.5 + 0.5 * score, 2.0),
+        ("twice of it", 2.0 * score, 0.5),
+    ):
+        scale = ValueScale(1)
+        scale.add(labels, output)
+        assert scale.parameters[0, 1] == pytest.approx(0.5 * stretched, abs=0.1), name
+        said = values_of(output[-NEWEST:].astype(np.float32), scale.parameters)
+        assert said.mean() == pytest.approx(labels[-NEWEST:].mean(), rel=0.1), name
 
 
 def test_what_is_not_told_or_not_a_number_teaches_nothing():
@@ -58,7 +86,7 @@ def test_what_is_not_told_or_not_a_number_teaches_nothing():
 def test_a_mean_of_logs_is_smeared_into_a_mean():
     """Lognormal labels about which nothing is known but their logs' mean: the raw prediction would be the median."""
     random = np.random.default_rng(0)
-    labels, scale = random.lognormal(3.0, 1.0, (4 * SMEARED_OVER, 1)), ValueScale(1)
+    labels, scale = random.lognormal(3.0, 1.0, (4 * NEWEST, 1)), ValueScale(1)
     scale.add(labels, np.zeros_like(labels))
     said = values_of(np.zeros((1, 1), np.float32), scale.parameters)[0, 0]
     assert np.median(labels) * 1.3 < said
@@ -91,6 +119,17 @@ def test_batches_do_not_matter_and_a_restart_changes_nothing(sizes: list[int], s
     np.testing.assert_array_equal(whole.parameters, parts.parameters)
     with pytest.raises(ValueError, match="of 2 value tasks, must be of 1"):
         ValueScale(1).restore(parts.state())
+
+
+def test_what_an_older_version_kept_is_read():
+    scale = ValueScale(1)
+    scale.add(column([3.0, 4.0]), column([0.0, 0.1]))
+    kept = msgspec.to_builtins(scale.state())
+    assert kept.pop("lines")
+    again = ValueScale(1)
+    again.restore(msgspec.convert(kept, ScaleState))
+    assert again.scores(column([3.5])) == scale.scores(column([3.5]))
+    again.add(column([5.0]), column([0.2]))
 
 
 # --- in the learner ------------------------------------------------------------------------------------------------
