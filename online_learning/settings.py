@@ -1,10 +1,9 @@
 """What the online_learning package can be told."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from msgspec import Meta, Struct
-from msgspec.structs import replace
+from msgspec import NODEFAULT, Meta, Struct, structs
 
 from online_learning.table.settings import (
     AdmissionPolicy,
@@ -19,22 +18,53 @@ from streams.settings import Count, KafkaSettings, Positive, TaskSettings
 ModelName = Literal["deepfm", "logistic_regression", "dcn_v2"]
 RetrievalName = Literal["ranking", "two_tower"]
 
+# What a field of each side can be made of, and whether that needs an `attribute`.
+_SOURCES: Mapping[str, Mapping[str, bool | None]] = {
+    "user": {"id": False, "attribute": True, "recent": None},
+    "item": {"id": False, "attribute": True, "scene": False},
+    "context": {"context": True, "scene": False},
+}
+
 # Of DCN-V2, where the settings do not say: two make products of three features, a user's, an item's and a context's.
 _CROSS_LAYERS = 2
+
+
+def _default(of: type[Struct], name: str) -> Any:
+    """What a field has where it is left out."""
+    field = next(one for one in structs.fields(of) if one.name == name)
+    return field.default if field.default is not NODEFAULT else field.default_factory()
 
 
 class FieldSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A categorical field of the model and where its value comes from.
 
-    `source`: `id` (the user's or the item's id, by `side`), `attribute` (of the item or the user, by `side`), `context`
-    (of the request), `recent` (the user's recent items; with an `attribute`, what those items have there) or `scene`
-    (of the request or of the item, by `side`). A list is pooled by its mean.
+    `source`: of a user `id`, `attribute` or `recent` (the recent items; with an `attribute`, what those items have
+    there); of an item `id`, `attribute` or `scene`; of a context `context` (of the request) or `scene` (of the
+    request). `attribute` names what is read of attributes or context. A list is pooled by its mean.
     """
 
-    name: str
+    name: Annotated[str, Meta(min_length=1)]
     side: Literal["user", "item", "context"]
     source: Literal["id", "attribute", "context", "recent", "scene"]
     attribute: str = ""
+
+    def __post_init__(self) -> None:
+        sources = _SOURCES[self.side]
+        if self.source not in sources:
+            raise ValueError(
+                f"`source` == {self.source!r}, must be one of {', '.join(sources)}: `{self.name}` is of `{self.side}`"
+            )
+        named = sources[self.source]
+        if named and not self.attribute:
+            raise ValueError(f"`attribute` of `{self.name}` is missing, must name what `{self.source}` reads")
+        if named is False and self.attribute:
+            raise ValueError(f"`attribute` == {self.attribute!r}, must be left out: `{self.source}` has none")
+
+    def says_of_recent(self, recent: "FieldSettings") -> bool:
+        """Whether this field says of an item what `recent` says of a user's recent items: they share keys and rows."""
+        if self.side != "item" or recent.source != "recent":
+            return False
+        return (self.source, self.attribute) == (("attribute", recent.attribute) if recent.attribute else ("id", ""))
 
 
 class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,11 +78,11 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     name: ModelName = "deepfm"
     dim: Count = 16
-    hidden: tuple[int, ...] = (64, 32)
+    hidden: tuple[Count, ...] = (64, 32)
     initial_scale: Positive = 0.05
     dense_learning_rate: Positive = 0.002
     cross_layers: Count | None = None
-    fields: tuple[FieldSettings, ...] = (
+    fields: Annotated[tuple[FieldSettings, ...], Meta(min_length=1)] = (
         FieldSettings(name="user", side="user", source="id"),
         FieldSettings(name="item", side="item", source="id"),
         FieldSettings(name="category", side="item", source="attribute", attribute="category"),
@@ -68,6 +98,9 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     )
 
     def __post_init__(self) -> None:
+        names = [field.name for field in self.fields]
+        if twice := next((name for place, name in enumerate(names) if name in names[:place]), None):
+            raise ValueError(f"`fields` has two of the name {twice!r}, must have one of each")
         if self.cross_layers is not None and self.name != "dcn_v2":
             raise ValueError(
                 f"`cross_layers` == {self.cross_layers}, must be left out: the model `{self.name}` has no cross layers"
@@ -105,8 +138,8 @@ class RetrievalSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
         if self.name == "two_tower":
             return
         for field in self.__struct_fields__[1:]:
-            value, default = getattr(self, field), self.__struct_defaults__[self.__struct_fields__.index(field)]
-            if value != default:
+            value = getattr(self, field)
+            if value != _default(RetrievalSettings, field):
                 raise ValueError(f"`{field}` == {value!r}, must be left out: `{self.name}` retrieval has none")
 
 
@@ -152,6 +185,7 @@ class RowSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     `admission`: which unseen keys get a row; `admission_threshold` is of `count`, `admission_probability` of
     `probability`. `eviction`: which rows go, every `evict_interval_s` and when a full table makes room; under `ttl`
     those of a field whose key was not seen for `ttl_s` (0: never), or for what `ttl_s_of_field` says of that field.
+    What is of a policy that is not chosen is refused where it is set.
     """
 
     max_rows: Annotated[int, Meta(ge=0)] = 0
@@ -165,6 +199,15 @@ class RowSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     evict_interval_s: Positive = 10.0
 
     def __post_init__(self) -> None:
+        for field, needed, chosen in (
+            ("admission_threshold", AdmissionPolicy.COUNT, self.admission),
+            ("admission_probability", AdmissionPolicy.PROBABILITY, self.admission),
+            ("ttl_s", EvictionPolicy.TTL, self.eviction),
+            ("ttl_s_of_field", EvictionPolicy.TTL, self.eviction),
+        ):
+            value = getattr(self, field)
+            if chosen is not needed and value != _default(RowSettings, field):
+                raise ValueError(f"`{field}` == {value!r}, must be left out: it is of `{needed.value}` only")
         # What does not fit together is refused here, with the settings, and not by the trainer.
         self.in_table(TableSettings(), {name: space for space, name in enumerate(self.ttl_s_of_field)})
 
@@ -181,7 +224,7 @@ class RowSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         admission = AdmissionSettings(
             policy=self.admission, threshold=self.admission_threshold, probability=self.admission_probability
         )
-        return replace(table, max_rows=self.max_rows, full=self.full, admission=admission, eviction=eviction)
+        return structs.replace(table, max_rows=self.max_rows, full=self.full, admission=admission, eviction=eviction)
 
 
 class LearningSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -200,3 +243,10 @@ class LearningSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     trainer: TrainerSettings = TrainerSettings()
     sparse_learning_rate: Annotated[float, Meta(gt=0)] = 0.05
     sparse_initial_accumulator: Annotated[float, Meta(ge=0)] = 0.1
+
+    def __post_init__(self) -> None:
+        fields = self.model.fields
+        known = [one.name for one in fields if not any(other.says_of_recent(one) for other in fields)]
+        for name in self.rows.ttl_s_of_field:
+            if name not in known:
+                raise ValueError(f"`rows.ttl_s_of_field` names {name!r}, must be one of: {', '.join(known)}")

@@ -17,10 +17,7 @@ from online_learning.settings import FieldSettings
 
 def matching_field(recent: FieldSettings, item_fields: Sequence[FieldSettings]) -> FieldSettings | None:
     """The item's field that says of an item what `recent` says of the user's recent items, if there is one."""
-    if recent.source != "recent":
-        return None
-    wanted = ("attribute", recent.attribute) if recent.attribute else ("id", "")
-    return next((field for field in item_fields if (field.source, field.attribute) == wanted), None)
+    return next((field for field in item_fields if field.says_of_recent(recent)), None)
 
 
 def match_names(fields: Sequence[FieldSettings]) -> tuple[str, ...]:

@@ -47,6 +47,42 @@ def parsed(text: str) -> Settings:
             "learning.retrieval: `hidden` == (8,), must be left out: `ranking` retrieval has none",
         ),
         (
+            "[[learning.model.fields]]\nname='a'\nside='item'\nsource='recent'",
+            "learning.model.fields[0]: `source` == 'recent', must be one of id, attribute, scene: `a` is of `item`",
+        ),
+        (
+            "[[learning.model.fields]]\nname='a'\nside='context'\nsource='context'",
+            "learning.model.fields[0]: `attribute` of `a` is missing, must name what `context` reads",
+        ),
+        (
+            "[[learning.model.fields]]\nname='a'\nside='user'\nsource='id'\nattribute='b'",
+            "learning.model.fields[0]: `attribute` == 'b', must be left out: `id` has none",
+        ),
+        (
+            "[[learning.model.fields]]\nname=''\nside='user'\nsource='id'",
+            'learning.model.fields[0].name = "": expected `str` of length >= 1',
+        ),
+        (
+            "[[learning.model.fields]]\nname='a'\nside='user'\nsource='id'\n"
+            "[[learning.model.fields]]\nname='a'\nside='item'\nsource='id'",
+            "learning.model: `fields` has two of the name 'a', must have one of each",
+        ),
+        ("[learning.model]\nfields = []", "learning.model.fields = []: expected `array` of length >= 1"),
+        ("[learning.model]\nhidden = [0]", "learning.model.hidden[0] = 0: expected `int` >= 1"),
+        (
+            "[learning.rows]\nadmission_threshold = 5",
+            "learning.rows: `admission_threshold` == 5, must be left out: it is of `count` only",
+        ),
+        (
+            "[learning.rows]\neviction = 'lru'\nttl_s_of_field = { user = 5.0 }",
+            "learning.rows: `ttl_s_of_field` == {'user': 5.0}, must be left out: it is of `ttl` only",
+        ),
+        (
+            "[learning.rows]\neviction = 'ttl'\nttl_s_of_field = { recent_genres = 5.0 }",
+            "learning: `rows.ttl_s_of_field` names 'recent_genres', must be one of: user, item, category, genres, "
+            "segment, occupation, gender, age, scene",
+        ),
+        (
             "[[learning.model.fields]]\nname='a'\nside='user'\nsource='id'\n"
             "[[learning.model.fields]]\nname='b'\nside='page'\nsource='id'",
             'freshet.toml: learning.model.fields[1].side = "page": must be one of "user", "item", "context"',

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from online_learning.learner import OnlineLearner, table_settings
+from online_learning.learner import table_settings
 from online_learning.models.fields import FieldEncoder
 from online_learning.settings import LearningSettings, RowSettings
 from online_learning.table.settings import AdmissionPolicy, EvictionPolicy, FullPolicy
@@ -57,6 +57,5 @@ def test_what_does_not_fit_together_is_refused_with_the_settings(rows: dict[str,
 
 
 def test_a_field_that_the_model_does_not_have_is_named() -> None:
-    settings = told(eviction="ttl", ttl_s_of_field={"mood": 1.0})
-    with pytest.raises(ValueError, match="`ttl_s_of_field` names 'mood'"):
-        OnlineLearner(settings)
+    with pytest.raises(ValueError, match=r"`rows\.ttl_s_of_field` names 'mood', must be one of: user, item"):
+        told(eviction="ttl", ttl_s_of_field={"mood": 1.0})
