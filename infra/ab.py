@@ -34,9 +34,18 @@ def since_ms(text: str, now_ms: int) -> int:
 
 
 def click_kinds(settings: Settings, task: str = "click") -> tuple[str, ...]:
-    """The kinds of action that the label rules call a positive of `task` whatever their value."""
-    rules = settings.streams.labels
-    return tuple(dict.fromkeys(rule.kind for rule in rules if rule.task == task and rule.at_least is None))
+    """The kinds of action that the label rules call a positive of `task` whatever their value.
+
+    Raises:
+        SettingsError: there is none, so that every CTR would be 0.
+    """
+    values = {one.name for one in settings.streams.tasks if one.is_value}
+    rules = [rule for rule in settings.streams.labels if rule.at_least is None and rule.task not in values]
+    kinds = tuple(dict.fromkeys(rule.kind for rule in rules if rule.task == task))
+    if not kinds:
+        allowed = ", ".join(sorted({rule.task for rule in rules})) or "none by streams.labels"
+        raise SettingsError(f"--task: no action is a positive of {task!r} whatever its value; such tasks: {allowed}")
+    return kinds
 
 
 def ab_table(report: AbReport) -> Table:
@@ -97,7 +106,9 @@ def ab_json(report: AbReport | list[AbReport]) -> str:
     return msgspec.json.format(msgspec.json.encode(report), indent=2).decode()
 
 
-def reports(settings: Settings, experiment: str | None, since: int | None, confidence: float) -> list[AbReport]:
+def reports(
+    settings: Settings, experiment: str | None, since: int | None, confidence: float, task: str = "click"
+) -> list[AbReport]:
     """The report of one experiment, or of all that are in the logs.
 
     Args:
@@ -105,6 +116,7 @@ def reports(settings: Settings, experiment: str | None, since: int | None, confi
         experiment: Its name; None means all.
         since: Only impressions from this event time (ms) on.
         confidence: Of the intervals.
+        task: Whose positives count as clicks.
 
     Raises:
         SettingsError: ClickHouse does not answer, there is no such experiment, or a value is out of range.
@@ -117,18 +129,20 @@ def reports(settings: Settings, experiment: str | None, since: int | None, confi
     address = settings.serving.clickhouse.address
     if not address:
         raise SettingsError("no ClickHouse is known: run `freshet up`, or set `serving.clickhouse.address`")
+    kinds = click_kinds(settings, task)
     try:
         client = connect(settings.serving.clickhouse)
         try:
             names = [experiment] if experiment else experiments(client)
             if not names:
                 raise SettingsError("no experiment is in the logs yet")
-            kinds = click_kinds(settings)
             return [ab(client, name, since_ms=since, confidence=confidence, click_kinds=kinds) for name in names]
         finally:
             client.close()
-    except (ClickHouseError, UnknownExperiment, ValueError) as error:
+    except ClickHouseError as error:
         raise SettingsError(f"{address}: {error}") from error
+    except (UnknownExperiment, ValueError) as error:
+        raise SettingsError(str(error)) from error
 
 
 def ab(
@@ -138,12 +152,13 @@ def ab(
     as_json: AsJson = False,
     since: Annotated[str | None, typer.Option(help="Only impressions this recent: 90s, 15m, 2h, 7d.")] = None,
     confidence: Annotated[float, typer.Option(help="Of the intervals, in (0, 1).")] = 0.95,
+    task: Annotated[str, typer.Option(help="Whose positives count as clicks.")] = "click",
 ) -> None:
     """Compare the arms of an experiment: units, CTR, difference with its interval, sample-ratio check."""
     with reported():
         settings = actual(settings_module.load(config, state))
         at_ms = since_ms(since, time.time_ns() // 1_000_000) if since else None
-        found = reports(settings, experiment, at_ms, confidence)
+        found = reports(settings, experiment, at_ms, confidence, task)
         if as_json:
             sys.stdout.write(ab_json(found[0] if experiment else found) + "\n")
             return

@@ -1,5 +1,6 @@
 """The commands that bring data in and time its way: `freshet replay`, `freshet simulate`, `freshet probe`."""
 
+import math
 import signal
 import threading
 import time
@@ -41,10 +42,9 @@ def running_settings(config: Path | None, state: Path | None) -> Settings:
 def _reported() -> Iterator[None]:
     from kafka.errors import KafkaError
 
-    from streams.datasets import DatasetMissing
     from streams.kafka import BrokerAway, BufferFull
 
-    with reported(DatasetMissing, BrokerAway, BufferFull, KafkaError):
+    with reported(BrokerAway, BufferFull, KafkaError):
         yield
 
 
@@ -73,7 +73,7 @@ def replay(
     as_json: AsJson = False,
 ) -> None:
     """Replay a real log; run again after Ctrl-C or a kill to go on where it ended."""
-    from streams.datasets import open_dataset
+    from streams.datasets import DatasetMissing, open_dataset
     from streams.replay import Replay
 
     with _reported(), stopped_by_signals() as stop:
@@ -82,6 +82,8 @@ def replay(
             dataset = open_dataset(name, data)
         except ValueError as error:
             raise SettingsError(str(error)) from error
+        except DatasetMissing as error:
+            raise SettingsError(f"{error}: name the folder of the data sets with --data or FRESHET_DATA") from error
         job = Replay(dataset, running_settings(config, state).kafka)
         rows = min(dataset.rows, limit) if limit else dataset.rows
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -276,6 +278,6 @@ def _speed(text: str) -> float | None:
         speed = float(text)
     except ValueError:
         speed = 0.0
-    if not speed > 0:
+    if not 0 < speed < math.inf:
         raise SettingsError(f"`--speed` == {text!r}, must be max or a number of events a second")
     return speed

@@ -10,7 +10,7 @@ from infra.ab import ab_table, click_kinds, since_ms
 from infra.settings import Settings, SettingsError
 from serving.evaluation.report import CLICKS, AbReport, ArmReport, Comparison
 from serving.experiments.statistics import ArmSums, difference
-from streams.settings import LabelRule, StreamsSettings
+from streams.settings import LabelRule, StreamsSettings, Target, TaskSettings
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,21 @@ def test_since_says_what_it_takes(text: str) -> None:
 def test_clicks_are_what_the_label_rules_call_positive() -> None:
     assert click_kinds(Settings()) == CLICKS
     rules = (LabelRule(task="click", kind="open"), LabelRule(task="rating", kind="rating", at_least=4))
-    assert click_kinds(Settings(streams=StreamsSettings(labels=rules))) == ("open",)
+    settings = Settings(streams=StreamsSettings(labels=rules))
+    assert click_kinds(settings) == ("open",)
+    with pytest.raises(
+        SettingsError, match="of 'rating' whatever its value; such tasks: click"
+    ):
+        click_kinds(settings, "rating")
+    bought = Settings(
+        streams=StreamsSettings(
+            tasks=(TaskSettings(name="buy"), TaskSettings(name="stay", target=Target.VALUE)),
+            labels=(LabelRule(task="buy", kind="purchase"), LabelRule(task="stay", kind="dwell")),
+        )
+    )
+    assert click_kinds(bought, "buy") == ("purchase",)
+    with pytest.raises(SettingsError, match="of 'click' whatever its value; such tasks: buy"):
+        click_kinds(bought)
 
 
 def report(control: ArmSums, treatment: ArmSums, *, ok: bool = True, mixed: int = 0) -> AbReport:
