@@ -39,9 +39,7 @@ def test_clicks_are_what_the_label_rules_call_positive() -> None:
     rules = (LabelRule(task="click", kind="open"), LabelRule(task="rating", kind="rating", at_least=4))
     settings = Settings(streams=StreamsSettings(labels=rules))
     assert click_kinds(settings) == ("open",)
-    with pytest.raises(
-        SettingsError, match="of 'rating' whatever its value; such tasks: click"
-    ):
+    with pytest.raises(SettingsError, match="of 'rating' whatever its value; such tasks: click"):
         click_kinds(settings, "rating")
     bought = Settings(
         streams=StreamsSettings(
