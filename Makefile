@@ -43,5 +43,5 @@ lock: install  ## Compile requirements.lock anew, with hashes and without addres
 		--no-header --no-annotate --no-emit-index-url --output-file requirements.lock
 
 clean:  ## Stop the local stack and remove what was made here
-	-test -x $(BIN)/freshet && $(BIN)/freshet down
-	rm -rf .freshet .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	if test -x $(BIN)/freshet; then $(BIN)/freshet down; fi
+	rm -rf .freshet .freshet-demo .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -105,6 +105,14 @@ def _used(config: Path | None) -> Path | None:
     return config or (here if here.exists() else None)
 
 
+def _check_own(state: Path, config: Path | None) -> None:
+    """Raises SettingsError where erasing the state folder would take more with it than what a stack wrote."""
+    others = [Path.cwd(), Path.home(), *([config.absolute()] if config else [])]
+    for other in others:
+        if other.is_relative_to(state.absolute()):
+            raise SettingsError(f"{state} holds {other} too: it is not erased; give the stack a folder of its own")
+
+
 def _supervise(settings: Settings, names: tuple[str, ...], owner: int | None) -> None:
     from infra.control import StackError
     from infra.local.__main__ import supervise
@@ -131,6 +139,8 @@ def down(
 
     with _reported():
         settings = settings_module.load(config, state)
+        if erase:
+            _check_own(settings.state, _used(config))
         with Live(console=out, transient=True, refresh_per_second=8) as live:
             ended = stop(settings, lambda word: live.update(progress_table(word)))
         out.print(f"ended {', '.join(ended)}" if ended else "nothing was running", highlight=False)

@@ -20,6 +20,7 @@ from infra.local.state import State
 from infra.settings import Settings, SettingsError, read_resolved
 from streams import failpoints
 from streams.health import Health
+from streams.kafka import BrokerAway, Stopped
 from streams.takeover import Superseded
 
 # What each process runs, as `run(settings, stop, health)`, and the part of the settings that is its own.
@@ -121,6 +122,12 @@ def main() -> int:
     except Superseded as error:
         log.error("%s", error)
         return SUPERSEDED
+    except Stopped as error:
+        log.info("stopped while waiting: %s", error)
+        return 0
+    except BrokerAway as error:
+        log.error("%s", error)
+        return 1
     except Exception:
         log.exception("failed")
         return 1
