@@ -109,7 +109,7 @@ def _check_own(state: Path, config: Path | None) -> None:
     """Raises SettingsError where erasing the state folder would take more with it than what a stack wrote."""
     others = [Path.cwd(), Path.home(), *([config.absolute()] if config else [])]
     for other in others:
-        if other.is_relative_to(state.absolute()):
+        if other.resolve().is_relative_to(state.resolve()):
             raise SettingsError(f"{state} holds {other} too: it is not erased; give the stack a folder of its own")
 
 
