@@ -5,13 +5,11 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from streams import contexts
+
 # Far beyond any honest id or context; a larger one is a mistake or an attack.
 _MAX_USER_BYTES = 1024
 _MAX_CONTEXT_BYTES = 256 * 1024
-# Whoever reads the logged context does so with less of the stack left than there is here.
-_MAX_DEPTH = 32
-# The integers that the log's encoding can hold.
-_LOWEST, _HIGHEST = -(2**63), 2**64 - 1
 
 
 class BadRequest(ValueError):
@@ -72,23 +70,12 @@ def _context(context: bytes) -> tuple[KnownContext, dict[str, Any]]:
         fields = _OBJECT.decode(context)
         known = msgspec.convert({name: fields[name] for name in _KNOWN & fields.keys()}, KnownContext)
     except RecursionError as error:
-        raise BadRequest(f"`context` is nested too deep, must have at most {_MAX_DEPTH} levels") from error
+        raise BadRequest(f"`context` is nested too deep, must have at most {contexts.MOST_LEVELS} levels") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"`context` is not what it must be: {error}") from error
     features = {name: value for name, value in fields.items() if name not in _KNOWN}
-    _check_loggable(features, "$", 1)
+    try:
+        contexts.check(features)
+    except contexts.BadContext as error:
+        raise BadRequest(f"`context` {error}") from error
     return known, features
-
-
-def _check_loggable(value: Any, path: str, depth: int) -> None:
-    """Raises BadRequest where the log of impressions could not hold a value, or its readers not read it."""
-    if type(value) is int and not _LOWEST <= value <= _HIGHEST:
-        raise BadRequest(f"`context` has at `{path}` an integer that 64 bits cannot hold")
-    if not isinstance(value, dict | list):
-        return
-    if depth > _MAX_DEPTH:
-        raise BadRequest(f"`context` is nested too deep, must have at most {_MAX_DEPTH} levels")
-    for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
-        where = f"{path}.{name}" if isinstance(value, dict) else f"{path}[{name}]"
-        if isinstance(inner, dict | list | int):
-            _check_loggable(inner, where, depth + 1)
