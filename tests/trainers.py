@@ -1,5 +1,6 @@
 """Trainers and their input for tests: examples by the thousand, a trainer in a thread or in a process to be killed."""
 
+import io
 import multiprocessing
 import threading
 from collections.abc import Iterator
@@ -8,17 +9,22 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import torch
 
+from online_learning.checkpoint.checkpoint import Checkpoint
 from online_learning.settings import LearningSettings, ModelSettings, TrainerSettings
+from online_learning.state import trainer_state
 from online_learning.trainer import run
+from online_learning.value_scale import ScaleState
 from streams import kafka
 from streams.health import Health, HealthReport, read_health
 from streams.records import SCHEMA_VERSION, Example, Impression, Item, Label, LabelState, Shown
-from streams.settings import KafkaSettings, TaskSettings
+from streams.settings import KafkaSettings, Target, TaskSettings
 from streams.topics import EXAMPLES, IMPRESSIONS, ITEMS
 from tests.threads import in_thread
 
 TASKS = (TaskSettings(name="click", shown_is_negative=True), TaskSettings(name="rating"))
+TASKS_WITH_DWELL = (*TASKS, TaskSettings(name="dwell", target=Target.VALUE))
 ITEM_COUNT = 50
 SLOTS = 5
 
@@ -86,6 +92,25 @@ def send_requests(
                 partition=partition,
             )
     return (last - first) * SLOTS
+
+
+def send_stays(producer: kafka.Producer, first: int, last: int, partition: int) -> None:
+    """Organic examples `first` to `last` (excluded), one in three with a click and all with seconds of dwell."""
+    for number in range(first, last):
+        random = np.random.default_rng(number)
+        user, item = f"u{number % 40}", int(random.integers(0, ITEM_COUNT))
+        stayed = float((60.0 if item % 5 == number % 5 else 5.0) * random.lognormal(0.0, 0.3))
+        labels = {"dwell": Label(LabelState.OBSERVED, stayed)}
+        if number % 3 == 0:
+            labels["click"] = Label(LabelState.OBSERVED, 1.0)
+        example = Example(SCHEMA_VERSION, f"s{number}", 0, number, user, f"i{item}", labels, organic=True)
+        producer.send(EXAMPLES, example, user, partition=partition)
+
+
+def scale_of(checkpoint: Checkpoint) -> ScaleState:
+    """What a trainer of value tasks kept of their scale."""
+    kept = torch.load(io.BytesIO(trainer_state(checkpoint).optimizer), weights_only=True)
+    return msgspec.convert(kept["values"], ScaleState)
 
 
 @contextmanager

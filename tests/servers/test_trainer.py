@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 
 import msgspec
 import pytest
@@ -13,18 +14,28 @@ from online_learning.models.registry import new_scorer
 from online_learning.models.values import VALUES
 from online_learning.settings import FieldSettings
 from online_learning.state import dense_parameters, log_position, meta_of
+from online_learning.trainer import Trainer
 from online_learning.updates.frames import array_of
 from online_learning.watching.progressive import merged_errors
 from streams import kafka
 from streams.admin import admin, ensure_topics
 from streams.dead_letters import Reason
+from streams.health import Health
 from streams.records import FrameKind, Metric, Validation
-from streams.settings import KafkaSettings, Target, TaskSettings
+from streams.settings import KafkaSettings, TaskSettings
 from streams.takeover import Superseded
 from streams.topics import CATALOGUE, DEAD_LETTERS, EXAMPLES, METRICS, UPDATES, USERS
 from tests.stacks import RunningStack, wait_until
 from tests.stream_logs import read_list
-from tests.trainers import SLOTS, TASKS, learning_settings, send_items, send_requests, trainer_in_thread
+from tests.trainers import (
+    SLOTS,
+    TASKS,
+    TASKS_WITH_DWELL,
+    learning_settings,
+    send_items,
+    send_requests,
+    trainer_in_thread,
+)
 
 pytestmark = pytest.mark.servers
 
@@ -103,8 +114,7 @@ def test_a_restart_goes_on_where_it_stopped(settings: KafkaSettings, producer: k
 def test_values_are_learned_validated_and_published_and_go_on_after_a_restart(
     settings: KafkaSettings, producer: kafka.Producer, tmp_path: Path
 ):
-    tasks = (*TASKS, TaskSettings(name="dwell", target=Target.VALUE))
-    learning = msgspec.structs.replace(learning_settings(settings, tmp_path), tasks=tasks)
+    learning = msgspec.structs.replace(learning_settings(settings, tmp_path), tasks=TASKS_WITH_DWELL)
     sent = 0
     for first, last in ((0, 300), (300, 1_200)):
         sent += send_requests(producer, first, last, dwell=True)
@@ -135,6 +145,33 @@ def test_values_are_learned_validated_and_published_and_go_on_after_a_restart(
     binary = msgspec.structs.replace(learning, tasks=(*TASKS, TaskSettings(name="dwell")))
     with pytest.raises(CheckpointError, match="value tasks"), trainer_in_thread(binary):
         pass
+
+
+def test_a_checkpoint_is_not_kept_before_the_validation_of_its_examples_has_arrived(
+    settings: KafkaSettings, producer: kafka.Producer, tmp_path: Path
+):
+    """A trainer that dies right behind its checkpoint would never say it again."""
+    sent = send_requests(producer, 0, 60)
+    trainer = Trainer(learning_settings(settings, tmp_path, checkpoint_interval_s=0.05), Event(), Health(None))
+    # Nothing leaves this producer by itself.
+    trainer._producer.close()
+    trainer._producer = kafka.producer(settings, linger_ms=600_000)
+
+    def all_is_kept() -> bool:
+        trainer.step()
+        kept = CheckpointStore(tmp_path).load_newest() if trainer._keeper.number else None
+        return kept is not None and meta_of(kept).counters.learned == sent
+
+    try:
+        wait_until(all_is_kept, 60, "a checkpoint with all of them")
+        windows = {one.window: one for one in read_list(settings, METRICS) if _is_of_online(one)}
+        assert sum(one.n for one in windows.values()) == sent
+    finally:
+        trainer.close()
+
+
+def _is_of_online(record: Metric | Validation) -> bool:
+    return isinstance(record, Validation) and record.learner == "online"
 
 
 def test_an_example_that_cannot_be_read_becomes_a_dead_letter_and_nothing_stops(
