@@ -105,14 +105,6 @@ def _used(config: Path | None) -> Path | None:
     return config or (here if here.exists() else None)
 
 
-def _check_own(state: Path, config: Path | None) -> None:
-    """Raises SettingsError where erasing the state folder would take more with it than what a stack wrote."""
-    others = [Path.cwd(), Path.home(), *([config.absolute()] if config else [])]
-    for other in others:
-        if other.resolve().is_relative_to(state.resolve()):
-            raise SettingsError(f"{state} holds {other} too: it is not erased; give the stack a folder of its own")
-
-
 def _supervise(settings: Settings, names: tuple[str, ...], owner: int | None) -> None:
     from infra.control import StackError
     from infra.local.__main__ import supervise
@@ -133,19 +125,20 @@ def down(
     erase: Annotated[bool, typer.Option(help="Delete the state folder with all its data, too.")] = False,
 ) -> None:
     """Stop the local stack; also ends exactly what a killed one left behind."""
-    from infra.control import stop
+    from infra.control import check_erasable, stop
     from infra.local.state import State
     from infra.status_table import progress_table
 
     with _reported():
         settings = settings_module.load(config, state)
+        folder, used = State(settings.state), _used(config)
         if erase:
-            _check_own(settings.state, _used(config))
+            check_erasable(folder, *([used] if used else []))
         with Live(console=out, transient=True, refresh_per_second=8) as live:
             ended = stop(settings, lambda word: live.update(progress_table(word)))
         out.print(f"ended {', '.join(ended)}" if ended else "nothing was running", highlight=False)
         if erase:
-            State(settings.state).erase()
+            folder.erase()
             out.print(f"erased {settings.state}", highlight=False)
 
 

@@ -107,6 +107,16 @@ def _words(state: State, name: str) -> str:
     return f"the end of {log}:\n{tail(log, 15).decode(errors='replace').rstrip()}"
 
 
+def check_erasable(state: State, *others: Path) -> None:
+    """Raises StackError where erasing the folder would take more with it than what a stack wrote: where it is none of
+    ours, or holds the working folder, the home folder or one of `others`."""
+    for other in (Path.cwd(), Path.home(), *others):
+        if other.resolve().is_relative_to(state.folder.resolve()):
+            raise StackError(f"{state.folder} holds {other}: it is not erased; give the stack a folder of its own")
+    if not state.is_ours():
+        raise StackError(f"{state.folder} holds what no stack wrote: it is not erased")
+
+
 def stop(settings: Settings, show: Show) -> list[str]:
     """Stops the stack in order, or ends what a killed supervisor left; returns the names of what ran.
 

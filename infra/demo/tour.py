@@ -11,7 +11,7 @@ from msgspec import Struct
 from rich.console import Console
 
 from infra.ab import ab_table, click_kinds
-from infra.control import start, stop
+from infra.control import check_erasable, start, stop
 from infra.demo import malformed
 from infra.demo.ledger import Ledger
 from infra.demo.measured import Measured
@@ -179,6 +179,7 @@ def run(data: Path, state_dir: Path, plan: Plan, console: Console) -> Measured:
 @contextmanager
 def stack(settings: Settings, console: Console) -> Iterator[Settings]:
     """A whole stack on a fresh state folder while the block runs; what a killed demo left is ended and erased first."""
+    check_erasable(State(settings.state))
     with console.status("fetching servers that are not in the cache yet"):
         install(settings, NAMES)
     stop(settings, lambda _: None)

@@ -171,6 +171,10 @@ class State:
         """What the supervisor wrote last."""
         return read_json(self.status, StackStatus)
 
+    def is_ours(self) -> bool:
+        """Whether `create` made the folder, or there is nothing in it."""
+        return self._records.is_dir() or not self.folder.exists() or not any(self.folder.iterdir())
+
     def erase(self) -> None:
         """Deletes everything in the folder, and the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)

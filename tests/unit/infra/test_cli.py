@@ -6,6 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from infra.cli import app
+from infra.local.state import State
 
 
 @pytest.mark.parametrize("state", [".", ".."])
@@ -22,8 +23,18 @@ def test_a_state_folder_that_holds_other_things_is_not_erased(
     assert (project / "freshet.toml").exists()
 
 
+@pytest.mark.parametrize("command", [["down", "--erase"], ["demo"]])
+def test_a_folder_that_no_stack_made_is_not_erased(tmp_path: Path, command: list[str]) -> None:
+    thesis = tmp_path / "documents" / "thesis"
+    thesis.mkdir(parents=True)
+    done = CliRunner().invoke(app, [*command, "--state", str(thesis.parent)])
+    assert done.exit_code == 1
+    assert "holds what no stack wrote: it is not erased" in done.stderr
+    assert thesis.is_dir()
+
+
 def test_a_state_folder_of_its_own_is_erased(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / ".freshet" / "logs").mkdir(parents=True)
+    State(tmp_path / ".freshet").create()
     assert CliRunner().invoke(app, ["down", "--erase"]).exit_code == 0
     assert not (tmp_path / ".freshet").exists()
