@@ -79,7 +79,10 @@ def _version(package: str) -> str:
 
 
 class Report:
-    """Collects figures, prints them, and says by its exit status whether every bar was met."""
+    """Collects figures, prints them, and says by its exit status whether every bar was met.
+
+    `told`: each figure is printed as it comes, too, for measurements that take long.
+    """
 
     def __init__(
         self,
@@ -89,8 +92,9 @@ class Report:
         packages: Sequence[str] = (),
         sizes: Mapping[str, int | float | str] | None = None,
         seeds: Sequence[int] = (),
+        told: bool = True,
     ) -> None:
-        self.title, self.options = title, options
+        self.title, self.options, self._told = title, options, told
         self.machine = machine(packages)
         self.sizes, self.seeds = dict(sizes or {}), list(seeds)
         self.figures: list[Figure] = []
@@ -107,7 +111,7 @@ class Report:
         equals: float | None = None,
         note: str = "",
     ) -> Figure:
-        """Note one figure and what was asked of it; prints it at once, since a benchmark may take long."""
+        """Note one figure and what was asked of it."""
         asked, met = "", None
         if at_least is not None:
             asked, met = f">= {_number(at_least)}", value >= at_least
@@ -117,7 +121,8 @@ class Report:
             asked, met = f"= {_number(equals)}", value == equals
         figure = Figure(name, float(value), unit, asked, None if self.options.quick else met, note)
         self.figures.append(figure)
-        print(f"  {name}: {_number(value)} {unit}", file=sys.stderr, flush=True)
+        if self._told:
+            print(f"  {name}: {_number(value)} {unit}", file=sys.stderr, flush=True)
         return figure
 
     def note(self, text: str) -> None:

@@ -39,6 +39,7 @@ def demo(
         packages=("torch", "numba", "feast", "faust-streaming"),
         sizes={"simulated_s": seconds, "requests_per_s": plan.rate, "probes": probes},
         seeds=(seed,),
+        told=False,
     )
     with reported(StackError, InstallError, BrokerAway, NothingToMeasure):
         measured = run(data, state or default_folder(), plan, out)
