@@ -244,6 +244,7 @@ class Sink:
 
     def _insist(self, what: str, action: Callable[[], T]) -> T:
         """Do it until it is done: neither server has the right to lose rows by being away."""
+        waited = False
         for wait_s in backoff():
             try:
                 done = action()
@@ -251,11 +252,14 @@ class Sink:
                 raise  # ours to repair, waiting does not help
             except (ClickHouseError, HTTPError, KafkaError, BrokerAway, OSError) as error:
                 log.warning("%s: %s; again in %.1f s", what, error, wait_s)
-                if self._ready:  # the first report of all says that the sink is
-                    self._health.report(waiting_for=what, error=str(error)[:300])
+                self._health.report(waiting_for=what, error=str(error)[:300])
+                waited = True
                 if self._stop.wait(wait_s):
                     raise Stopped(what) from error
             else:
+                if waited:
+                    # A report that waits for nothing says that the sink is ready: before that Kafka is still to come.
+                    self._health.report(waiting_for="" if self._ready else "Kafka", error="")
                 return done
         raise AssertionError("unreachable")
 
