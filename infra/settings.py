@@ -22,6 +22,7 @@ from features.settings import FeatureSettings
 from infra import strict
 from infra.strict import SettingsError
 from online_learning.settings import LearningSettings
+from serving.policies import ONLINE
 from serving.settings import ServingSettings
 from streams.settings import Count, KafkaSettings, Positive, StreamsSettings
 
@@ -111,6 +112,7 @@ def parse(text: str, source: str, folder: Path, state_dir: Path | None = None) -
             raise SettingsError(f"{source}: {path} cannot be set here: set {instead}")
     settings = strict.decode(data, Settings, source)
     _check_ranking(settings, source)
+    _check_arm(settings, source)
     return _compose(settings, folder, state_dir)
 
 
@@ -212,6 +214,19 @@ def _check_ranking(settings: Settings, source: str) -> None:
             raise SettingsError(
                 f"{source}: serving.pipeline.{name}: no task {task!r}, must be one of {', '.join(tasks)}"
             )
+
+
+def _check_arm(settings: Settings, source: str) -> None:
+    """Raises SettingsError where arms rank by the online model, and the trainer would learn from none of them."""
+    arm = settings.learning.trainer.arm
+    arms = [one for experiment in settings.serving.experiments if experiment.active for one in experiment.arms]
+    ranked = dict.fromkeys(one.name for one in arms if one.policy == ONLINE)
+    if arm and ranked and arm not in {one.name for one in arms}:
+        allowed = ", ".join(ranked)
+        raise SettingsError(
+            f'{source}: learning.trainer.arm: no experiment has an arm {arm!r}, must be one of {allowed}, or "" to '
+            "learn from all"
+        )
 
 
 def _has(data: Any, path: str) -> bool:

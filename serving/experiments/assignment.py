@@ -47,6 +47,9 @@ def validate(experiment: Experiment) -> None:
         raise InvalidExperiment(f"{name}: `arms` == [], must have at least one")
     if len(names) != len(set(names)) or not all(names):
         raise InvalidExperiment(f"{name}: `arms` == {names}, must have names that differ and are not empty")
+    if any("|" in arm for arm in names):
+        # It ends the item in the key of an item's statistics.
+        raise InvalidExperiment(f"{name}: `arms` == {names}, must have names without `|`")
     if experiment.control not in names:
         raise InvalidExperiment(f"{name}: `control` == {experiment.control!r}, must be one of {', '.join(names)}")
     if experiment.unit_type not in UNIT_TYPES:

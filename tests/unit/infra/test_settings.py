@@ -117,6 +117,11 @@ def parsed(text: str) -> Settings:
         ("[streams.kafka]\npartitions = 4", "freshet.toml: streams.kafka cannot be set here: set kafka"),
         ("[serving.features]\nredis = 'a:1'", "freshet.toml: serving.features cannot be set here: set features"),
         ("[kafka", "freshet.toml: "),
+        (
+            "[[serving.experiments]]\nname='a'\ncontrol='x'\n"
+            "arms=[{name='x', policy='online'}, {name='y', policy='random'}]",
+            "freshet.toml: learning.trainer.arm: no experiment has an arm 'online', must be one of x, or \"\" to learn",
+        ),
         ("state_dir = ''", 'freshet.toml: state_dir = "": expected `str` of length >= 1'),
         ("[local]\nstart_timeout_s = inf", "freshet.toml: local.start_timeout_s = inf: must be a finite number"),
         (

@@ -127,6 +127,7 @@ def test_every_unit_gets_an_arm_with_a_weight(weights: list[float], unit: str) -
         (msgspec.structs.replace(TWO, unit_type="usr"), "`unit_type` == 'usr', must be one of user, session, request"),
         (msgspec.structs.replace(TWO, ramp=1.2), "must be in \\[0, 1\\]"),
         (msgspec.structs.replace(TWO, arms=[*TWO.arms, TWO.arms[0]]), "names that differ"),
+        (msgspec.structs.replace(TWO, arms=[ArmDefinition(name="a|b", policy="x")]), "must have names without `\\|`"),
         (experiment(1, -1), "not negative"),
         (experiment(0, 0), "add up to 0"),
         (experiment(1, float("nan")), "must be finite"),
