@@ -50,7 +50,10 @@ class Published(Protocol):
 
 
 class Keeper:
-    """The trainer's checkpoints in one place, a path or URL."""
+    """The trainer's checkpoints in one place, a path or URL.
+
+    `failure`: why the last save failed, "" where it did not.
+    """
 
     def __init__(self, settings: LearningSettings, location: str) -> None:
         self._settings = settings
@@ -58,12 +61,12 @@ class Keeper:
         self._cutter = Cutter(settings.kafka, settings.trainer.examples_kept_s)
         self._saved: Positions = {}
         self._force_whole = True
+        self.failure = ""
 
     @property
     def number(self) -> int:
         """The number of the newest durable checkpoint, 0 before the first."""
-        newest = self._store.newest
-        return 0 if newest is None else newest.number
+        return self._store.number
 
     def restore(self, learners: Learners, *, resume_backfill: bool = False) -> Kept:
         """Brings the learners to the newest intact checkpoint, if there is one.
@@ -113,12 +116,15 @@ class Keeper:
     ) -> None:
         """Saves this moment in the background (or, with `wait`, at once), where anything was read since the last.
 
-        A save that fails is logged and the next one is whole: learning goes on, and the older checkpoints are intact.
+        While a save runs, another one is not begun: a slow place must not hold up the learning. A save that fails is
+        logged and the next one is whole: learning goes on, and the older checkpoints are intact.
         """
+        if self._store.saving and not wait:
+            return
+        self._settle()
         if offsets == self._saved and not wait:
             return
         try:
-            self._store.wait()
             whole = self._force_whole or self._store.wants_whole()
             publisher.poll()
             position = publisher.position
@@ -135,12 +141,12 @@ class Keeper:
             hit("trainer.checkpoint-snapped")
             if wait:
                 self._store.save(checkpoint)
+                self.failure = ""
             else:
                 self._store.save_in_background(checkpoint)
             self._force_whole, self._saved = False, offsets
         except (CheckpointError, OSError) as error:
-            self._force_whole = True
-            logger.error("checkpoint failed: %s", error)
+            self._failed(error)
 
     def cut(self, table: Table) -> None:
         """Begins to delete the records of `examples` and `updates` that no kept checkpoint needs any more, and lets the
@@ -158,10 +164,22 @@ class Keeper:
     def close(self) -> None:
         """Waits for a save that still runs."""
         self._cutter.close()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Waits for a save that still runs, and takes note of how it ended."""
         try:
             self._store.wait()
         except (CheckpointError, OSError) as error:
-            logger.error("checkpoint failed: %s", error)
+            self._failed(error)
+        else:
+            if self._store.newest is not None:
+                self.failure = ""
+
+    def _failed(self, error: Exception) -> None:
+        # As if nothing had been saved, so that the next save tries although nothing new was read.
+        self._force_whole, self._saved, self.failure = True, {}, str(error)
+        logger.error("checkpoint failed: %s", error)
 
 
 def _meta(manifest: Manifest) -> CheckpointMeta:

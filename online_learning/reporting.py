@@ -15,11 +15,11 @@ _PROCESS: Final = "trainer"
 _REFUSED_MS: Final = 60_000
 
 
-def health_values(learners: Learners, now_ms: int) -> dict[str, Value]:
+def health_values(learners: Learners, now_ms: int, not_kept: str = "") -> dict[str, Value]:
     """`alarm` (what is wrong now, in words, or ""), `drift_TASK` (ms at which the online learner's newest drift began,
     0 for never), `calibration_TASK_LEARNER`, `refused`, `refused_steps`, `sampled`, `retrieval_loss`
-    (of the towers) and the sizes of `LearningHealth`."""
-    values: dict[str, Value] = {"alarm": alarm_text(learners, now_ms), "refused": learners.counters.refused}
+    (of the towers) and the sizes of `LearningHealth`. `not_kept`: see `alarm_text`."""
+    values: dict[str, Value] = {"alarm": alarm_text(learners, now_ms, not_kept), "refused": learners.counters.refused}
     values["refused_steps"] = learners.online.health.refused_steps
     for task in learners.tasks:
         values[f"drift_{task}"] = learners.drift.last_ms(learners.online.name, task)
@@ -30,8 +30,9 @@ def health_values(learners: Learners, now_ms: int) -> dict[str, Value]:
     return values | {name: round(value, 5) for name, value in figures.items()}
 
 
-def alarm_text(learners: Learners, now_ms: int) -> str:
-    """What needs a person's eye: drifts of the online learner that stand, and examples refused of late; else ""."""
+def alarm_text(learners: Learners, now_ms: int, not_kept: str = "") -> str:
+    """What needs a person's eye: drifts of the online learner that stand, examples refused of late, and why the newest
+    checkpoint was not kept (`not_kept`); else ""."""
     standing = learners.drift.standing()
     others = {
         task: [one.learner for one in standing if one.task == task and one.scene is None] for task in learners.tasks
@@ -43,6 +44,8 @@ def alarm_text(learners: Learners, now_ms: int) -> str:
     ]
     if learners.refused_at_ms and now_ms - learners.refused_at_ms < _REFUSED_MS:
         words.append(f"{learners.counters.refused} examples were refused: their gradients are not finite")
+    if not_kept:
+        words.append(f"the newest checkpoint failed: {not_kept}")
     return "; ".join(words)
 
 

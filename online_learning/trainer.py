@@ -11,6 +11,7 @@ import time
 from typing import Final
 
 import torch
+from kafka.errors import KafkaError
 
 from online_learning.catalogue import Catalogue
 from online_learning.feed import Feed
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 _REPORT_INTERVAL_S: Final = 0.5
 _METRICS_INTERVAL_S: Final = 5.0
 _STOP_TIMEOUT_S: Final = 10.0
+# What was said on other topics arrives within milliseconds, where there is a broker.
+_ARRIVAL_TIMEOUT_S: Final = 2.0
 
 
 def run(settings: LearningSettings, stop: threading.Event, health: Health) -> None:
@@ -110,8 +113,8 @@ class Trainer:
         self.publisher.publish_sparse(self._learners.online.table, self._feed.learned)
         self.publisher.publish_dense(self._learners.online.dense_parameters())
         self.publisher.flush(_STOP_TIMEOUT_S)
-        self._keeper.save(self._learners, self.publisher, self._feed.positions, wait=True)
-        self._producer.flush(_STOP_TIMEOUT_S)
+        if self._all_said():
+            self._keeper.save(self._learners, self.publisher, self._feed.positions, wait=True)
         self._report()
 
     def close(self) -> None:
@@ -158,8 +161,21 @@ class Trainer:
             return
         self._checkpoint_due = now + self._settings.trainer.checkpoint_interval_s
         self._send_validations(everything=True)
-        self._keeper.save(self._learners, self.publisher, self._feed.positions)
+        if self._all_said():
+            self._keeper.save(self._learners, self.publisher, self._feed.positions)
         self._keeper.cut(self._learners.online.table)
+
+    def _all_said(self) -> bool:
+        """Whether windows, alarms and dead letters of what was read have arrived: behind a checkpoint that was kept
+        before, nobody would say them again."""
+        try:
+            self._producer.flush(_ARRIVAL_TIMEOUT_S)
+        except kafka.BrokerAway as error:
+            logger.warning("no checkpoint for now: %s", error)
+            return False
+        except KafkaError as error:
+            logger.error("lost for good: %s", error)
+        return True
 
     def _send_validations(self, *, everything: bool) -> None:
         progressive, now_ms = self._learners.progressive, _now_ms()
@@ -199,7 +215,7 @@ class Trainer:
             checkpoint=self._keeper.number,
             ack_ms=round(self.publisher.last_ack_ms, 2),
             **{name: round(value, 5) for name, value in self._learners.progressive.figures().items()},
-            **health_values(self._learners, _now_ms()),
+            **health_values(self._learners, _now_ms(), self._keeper.failure),
         )
 
 

@@ -44,6 +44,10 @@ class CheckpointSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"`max_increments` == {self.max_increments}, must be >= 0")
 
 
+class _Format(msgspec.Struct):
+    format: int
+
+
 class Broken(msgspec.Struct, frozen=True):
     """A checkpoint that was passed over, and why."""
 
@@ -52,12 +56,17 @@ class Broken(msgspec.Struct, frozen=True):
 
 
 class CheckpointStore:
-    """Checkpoints at `location`, a path or URL (made if absent). One writer; any number of readers."""
+    """Checkpoints at `location`, a path or URL (made if absent). One writer; any number of readers.
+
+    `number`: of the checkpoint that was saved or loaded last, whatever is being saved now; 0 before any. `broken`:
+    those that the last load passed over.
+    """
 
     def __init__(self, location: str | Path, settings: CheckpointSettings | None = None) -> None:
         self.storage = storage_at(location)
         self.settings = settings or CheckpointSettings()
         self.broken: list[Broken] = []
+        self.number = 0
         self._tip: Manifest | None = None
         self._chain_bytes: list[int] = []
         self._thread: threading.Thread | None = None
@@ -122,7 +131,7 @@ class CheckpointStore:
 
     @property
     def newest(self) -> Manifest | None:
-        """The manifest of the checkpoint saved or loaded last."""
+        """The manifest of what the next increment would build on; None while a save runs and after one that failed."""
         return self._tip
 
     def _save(self, checkpoint: Checkpoint) -> int:
@@ -147,7 +156,7 @@ class CheckpointStore:
             if draft is not None:
                 draft.discard()
             raise CheckpointError(f"no checkpoint was saved to {self.storage.location}: {error}") from error
-        self._tip = manifest
+        self._tip, self.number = manifest, number
         self._chain_bytes = [manifest.size_bytes] if whole else [*self._chain_bytes, manifest.size_bytes]
         self._prune()
         hit("trainer.checkpoint-pruned")
@@ -282,6 +291,7 @@ class CheckpointStore:
         loaded, used = self._read_prefix(chain, broken)
         if loaded is not None:
             self._tip, self._chain_bytes = used[-1], [manifest.size_bytes for manifest in used]
+            self.number = used[-1].number
         return loaded
 
     def _chain(self, number: int, broken: dict[int, str]) -> list[Manifest] | None:
@@ -325,10 +335,15 @@ class CheckpointStore:
         return base if base is None or tail is None else _merged(base, tail), used
 
     def _manifest(self, number: int) -> Manifest:
-        manifest = msgspec.json.decode(self.storage.manifest(number), type=Manifest)
-        if manifest.format != FORMAT:
-            raise CheckpointError(f"format {manifest.format} is not {FORMAT}, which this release reads")
-        return manifest
+        raw = self.storage.manifest(number)
+        try:
+            # First by itself: another format may have other fields.
+            written = msgspec.json.decode(raw, type=_Format).format
+            if written != FORMAT:
+                raise CheckpointError(f"format {written} is not {FORMAT}, which this release reads")
+            return msgspec.json.decode(raw, type=Manifest)
+        except msgspec.DecodeError as error:
+            raise CheckpointError(f"the manifest cannot be read: {error}") from error
 
     def _read(self, manifest: Manifest) -> Checkpoint:
         def arrays(entry: FileEntry) -> dict[str, NDArray[np.generic]]:
