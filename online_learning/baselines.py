@@ -20,6 +20,8 @@ from online_learning.models.values import of_logs
 
 # Weights of the regression are bounded in number by hashing keys into this many; ml-100k has about 5,000.
 _BUCKETS: Final = 1 << 20
+MAX_ITEMS: Final = 200_000
+"""Items that popularity remembers: a checkpoint writes all of them, which then takes some hundredths of a second."""
 # An item's rate is shrunk towards the rate of all items as if seen this often; the best of 2, 5, 10, 20 on ml-100k.
 _PRIOR_WEIGHT: Final = 10.0
 
@@ -87,7 +89,10 @@ class RiverLinear:
 
 
 class Popularity:
-    """Positives per label of the item so far, or its values' mean, shrunk towards that of all items."""
+    """Positives per label of the item so far, or its values' mean, shrunk towards that of all items.
+
+    Of more than `MAX_ITEMS` items the one learned of longest ago is forgotten.
+    """
 
     name = "popularity"
 
@@ -113,9 +118,10 @@ class Popularity:
 
     def learn(self, batch: Batch, labels: NDArray[np.float32], weights: NDArray[np.float32]) -> None:
         for item, label, weight in zip(batch.items, labels.tolist(), weights.tolist(), strict=True):
-            counts = self._items.get(item)
-            if counts is None:
-                counts = self._items[item] = [[0.0, 0.0] for _ in range(self._tasks)]
+            counts = self._items.pop(item, None) or [[0.0, 0.0] for _ in range(self._tasks)]
+            if len(self._items) >= MAX_ITEMS:
+                del self._items[next(iter(self._items))]
+            self._items[item] = counts
             for t, (y, w) in enumerate(zip(label, weight, strict=True)):
                 if y == y:
                     counts[t][0] += y * w

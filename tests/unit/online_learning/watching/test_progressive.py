@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from online_learning.watching.progressive import BINS, Progressive, ProgressiveState, auc, logit_bins, merged_auc
+from online_learning.watching.progressive import (
+    BINS,
+    MAX_SCENES,
+    OTHER_SCENES,
+    Progressive,
+    ProgressiveState,
+    auc,
+    logit_bins,
+    merged_auc,
+)
 
 ANSWERS = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60)
 
@@ -107,3 +116,24 @@ def test_sampled_negatives_give_the_log_loss_and_mean_prediction_of_all(
     assert sum(one.prediction_sum for one in windows) == pytest.approx(whole.prediction_sum)
     assert merged_auc(windows) == pytest.approx(merged_auc([whole]), nan_ok=True)
     assert kept.figures() == pytest.approx({**everything.figures(), "validated_click": len(answers)})
+
+
+def test_more_scenes_than_are_told_apart_are_counted_together():
+    """Scenes are free text of whoever sends events: memory and topic must not grow with them."""
+    scenes = [f"s{k}" for k in range(MAX_SCENES + 50)]
+    said, labels = np.full((len(scenes), 1, 1), 0.5, np.float32), np.ones((len(scenes), 1), np.float32)
+    before, after = (Progressive(["one"], ["click"], 10**6) for _ in range(2))
+    before.add(said, labels, [0] * len(scenes), scenes)
+    after.restore(before.state())
+    # In another order after a restart: the same scenes are told apart.
+    after.add(said, labels, [0] * len(scenes), scenes[::-1])
+    found = {one.scene: one.n for one in after.take_open(0, 1)}
+    assert found == dict.fromkeys(scenes[:MAX_SCENES], 2) | {OTHER_SCENES: 100}
+
+
+def test_what_nobody_predicts_any_more_is_not_taken_over():
+    before = Progressive(["one", "gone"], ["click"], 10)
+    before.add(np.full((1, 2, 1), 0.5, np.float32), np.ones((1, 1), np.float32), [0], ["home"])
+    after = Progressive(["one"], ["click"], 10)
+    after.restore(before.state())
+    assert [one.learner for one in after.take_open(0, 1)] == ["one"]
