@@ -14,6 +14,7 @@
 - A value that a later revision says anew is learned as the step from the old to the new one (`OnlineLearner.learn`).
 """
 
+import math
 from collections.abc import Collection, Sequence
 from typing import Final, NamedTuple
 
@@ -65,7 +66,7 @@ def targets(
     for row, (example, memory) in enumerate(zip(examples, known, strict=True)):
         for t, task in enumerate(tasks):
             label = example.labels.get(task)
-            if label is None or label.state is not LabelState.OBSERVED:
+            if label is None or label.state is not LabelState.OBSERVED or math.isnan(label.value):
                 continue
             if t in values:
                 before = _value_before(example, memory, t, label.value)

@@ -9,9 +9,11 @@ values.
 """
 
 import gzip
+import math
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Final, NamedTuple
+from typing import IO, Annotated, Any, Final, NamedTuple
 
 import msgspec
 
@@ -58,7 +60,7 @@ class _Row(msgspec.Struct, kw_only=True):
     user_features: str | None = None
     item_features: list[float] = []
     context: str | None = None
-    negative_rate: float = 1.0
+    negative_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
     negative_emitted: bool = False
     organic: bool | None = None
     late: bool = False
@@ -73,6 +75,9 @@ class _Row(msgspec.Struct, kw_only=True):
         states = self.states or [LabelState.OBSERVED] * len(self.tasks)
         for task, state, value in zip(self.tasks, states, self.label_values, strict=True):
             labels[task] = Label(state, value)
+        for task, label in labels.items():
+            if not math.isfinite(label.value):
+                raise ValueError(f"the label of {task!r} is {label.value}, must be a finite number")
         if not labels:
             raise ValueError("there is no label: neither `labels` nor `labels.task`")
         arms = zip(self.experiments, self.arms, self.unit_types, self.units, self.versions, self.phases, strict=True)
@@ -126,7 +131,10 @@ def _rows(path: Path) -> Iterator[Any]:
     if not suffixes or suffixes[0] not in (".jsonl", ".ndjson", ".json"):
         raise BadExamples(f"{path}: must end in .parquet, .jsonl, .ndjson or .json, or one of those with .gz")
     with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-        yield from _json_lines(path, file)
+        try:
+            yield from _json_lines(path, file)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise BadExamples(f"{path}: {error}") from error
 
 
 def _json_lines(path: Path, file: IO[bytes] | gzip.GzipFile) -> Iterator[Any]:

@@ -46,6 +46,12 @@ def test_pending_and_censored_labels_teach_nothing():
     assert np.isnan(targets([example(labels=labels)], [memory()], TASKS).labels).all()
 
 
+def test_a_label_that_is_not_a_number_is_no_negative():
+    kept = memory()
+    assert np.isnan(targets([example(click=float("nan"))], [kept], TASKS).labels).all()
+    assert kept.labels == [None, None]
+
+
 def test_a_kept_negative_weighs_for_those_that_were_not():
     found = targets([example(click=0.0, negative_rate=0.25)], [memory()], TASKS)
     assert found.weights[0, 0] == 4

@@ -74,6 +74,7 @@ def test_the_same_rows_are_read_the_same_from_every_kind_of_file(tmp_path: Path)
         ('{"ts": 1, "user": "u", "labels": {"click": 1}}', r"row 0: .*`item`"),
         ('{"ts": 1, "user": "u", "item": "i"}', "there is no label"),
         ('{"ts": 1, "user": "u", "item": "i", "labels": {"click": "x"}}', r"row 0: .*labels"),
+        ('{"ts": 1, "user": "u", "item": "i", "labels": {"click": 1}, "negative_rate": 0}', "row 0: .*negative_rate"),
         ("{", "line 1"),
     ],
 )
@@ -82,6 +83,23 @@ def test_a_row_that_cannot_be_read_is_named_with_what_is_wrong(tmp_path: Path, r
     path.write_text(row + "\n")
     with pytest.raises(BadExamples, match=message):
         read(path)
+
+
+def test_a_label_that_is_not_a_number_is_no_negative(tmp_path: Path) -> None:
+    path = tmp_path / "gaps.parquet"
+    rows = [{**OLD_LOG[0], "labels": None, "labels.task": ["click"], "labels.value": [float("nan")]}]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    with pytest.raises(BadExamples, match="row 0: the label of 'click' is nan, must be a finite number"):
+        read(path)
+
+
+def test_a_file_that_was_cut_off_is_named(tmp_path: Path) -> None:
+    whole = gzip.compress("\n".join(json.dumps(OLD_LOG[0] | {"ts": ts}) for ts in range(1_000)).encode())
+    path = tmp_path / "cut.jsonl.gz"
+    for broken in (whole[: len(whole) // 2], whole[:20] + b"x" * 200, b"no gzip"):
+        path.write_bytes(broken)
+        with pytest.raises(BadExamples, match=r"cut\.jsonl\.gz"):
+            read(path)
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
