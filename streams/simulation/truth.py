@@ -36,12 +36,12 @@ def attraction(world: World) -> Floats:
 
 
 class Truth:
-    """The truth of a world at its present tick, for lists of `n` items."""
+    """The truth of a world at its present tick, for lists of `n` items (or of all, where there are fewer)."""
 
     def __init__(self, world: World, n: int) -> None:
         self.items = world.items
         self._activity = world.activity
-        self._examination = examination(n)
+        self._examination = examination(min(n, len(self.items)))
         self.attraction = attraction(world)
         self._appeal = world.appeal
 
