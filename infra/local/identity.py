@@ -1,6 +1,5 @@
 """Which process a number means: a pid is used again, a pid with its start time and boot is not."""
 
-import os
 from pathlib import Path
 
 import msgspec
@@ -49,13 +48,6 @@ def identify(pid: int) -> Identity | None:
 def alive(identity: Identity) -> bool:
     """Whether exactly this process still runs."""
     return identify(identity.pid) == identity
-
-
-def started_at_s(identity: Identity) -> float:
-    """When the process started, in seconds since the epoch."""
-    with Path("/proc/stat").open() as stat:
-        boot_s = next(int(line.split()[1]) for line in stat if line.startswith("btime"))
-    return boot_s + identity.started_ticks / os.sysconf("SC_CLK_TCK")
 
 
 def session_members(leader: Identity, mark: str) -> list[Identity]:
