@@ -77,10 +77,15 @@ class History:
         return erased
 
 
+def _column(kind: Kind, value: Any) -> Any:
+    # parquet refuses an integer that a float cannot hold exactly; the online store rounds it.
+    return float(value) if kind is Kind.FLOAT and value is not None else value
+
+
 def _record(view: View, row: FeatureRow) -> Mapping[str, Any]:
     return {
         **row.entities,
-        **{name: row.values.get(name) for name in view.columns},
+        **{name: _column(kind, row.values.get(name)) for name, kind in view.columns.items()},
         "version": row.version,
         "available_at": row.available_at,
         EVENT_TIMESTAMP: row.ts,

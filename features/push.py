@@ -13,7 +13,7 @@ from features.history import History
 from features.positions import Position, Positions
 from features.settings import FeatureSettings
 from features.store import open_store
-from features.views import VIEWS, UnknownRow, check_values, parse_key
+from features.views import UnknownRow, check_row, parse_key
 from features.writer import Change, OnlineWriter, StoreAway
 from streams.codec import Unreadable
 from streams.failpoints import hit
@@ -148,7 +148,7 @@ class Pusher:
                 self._waiting[partition] = [kept for kept in self._waiting[partition] if kept[0] != name]
             else:
                 row: FeatureRow = FEATURES.codec.decode(value)
-                name, change = _checked(row), row
+                name, change = check_row(row), row
                 self._waiting[partition].append((name, row))
         except (Unreadable, UnknownRow, UnicodeDecodeError) as error:
             # An internal topic: its writer is at fault, and stopping would stop all users' features.
@@ -193,14 +193,3 @@ class Pusher:
         self._waiting = {k: [] for k in self._waiting}
         self._erased = set()
         self._history_due_s = time.monotonic() + self._settings.history_interval_s
-
-
-def _checked(row: FeatureRow) -> Key:
-    """The row's key; raises UnknownRow where the row does not fit its view."""
-    view = VIEWS.get(row.view)
-    if view is None:
-        raise UnknownRow(f"view {row.view!r}, must be one of: {', '.join(VIEWS)}")
-    if tuple(row.entities) != view.entities and set(row.entities) != set(view.entities):
-        raise UnknownRow(f"`{view.name}` has the entities {sorted(row.entities)}, must be: {', '.join(view.entities)}")
-    check_values(view, row.values)
-    return (view.name, *(row.entities[name] for name in view.entities))

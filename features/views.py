@@ -5,6 +5,8 @@ from typing import Any
 
 import msgspec
 
+from streams.records import FeatureRow
+
 
 class Kind(enum.StrEnum):
     """The type of a column: `float` (64 bits), `int` (64 bits), `text`, or `texts` (a list of strings)."""
@@ -73,6 +75,10 @@ def parse_key(key: str) -> tuple[View, dict[str, str]]:
     return view, dict(zip(view.entities, parts, strict=True))
 
 
+# What 64 bits of nanoseconds hold, as pandas does and so Feast: up to the year 2262.
+_LAST_MS = (2**63 - 1) // 1_000_000
+_LARGEST_INT = 2**63 - 1
+
 _PYTHON: dict[Kind, tuple[type, ...]] = {
     Kind.FLOAT: (float, int),
     Kind.INT: (int,),
@@ -81,13 +87,31 @@ _PYTHON: dict[Kind, tuple[type, ...]] = {
 }
 
 
+def check_row(row: FeatureRow) -> tuple[str, ...]:
+    """The row's key (view, *entity values); raises UnknownRow where the row does not fit its view, or its times are no
+    ms since 1970."""
+    view = VIEWS.get(row.view)
+    if view is None:
+        raise UnknownRow(f"view {row.view!r}, must be one of: {', '.join(VIEWS)}")
+    if set(row.entities) != set(view.entities):
+        raise UnknownRow(f"`{view.name}` has the entities {sorted(row.entities)}, must be: {', '.join(view.entities)}")
+    for name, at_ms in (("ts", row.ts), ("available_at", row.available_at)):
+        if not 0 <= at_ms <= _LAST_MS:
+            raise UnknownRow(f"`{view.name}.{name}` == {at_ms}, must be ms since 1970 and before 2262")
+    check_values(view, row.values)
+    return (view.name, *(row.entities[name] for name in view.entities))
+
+
 def check_values(view: View, values: dict[str, Any]) -> None:
     """Raises UnknownRow where `values` has a column that the view lacks or one of another type (missing: null)."""
     for name, value in values.items():
         kind = view.columns.get(name)
         if kind is None:
             raise UnknownRow(f"`{view.name}` has no column {name!r}")
-        if value is not None and not isinstance(value, _PYTHON[kind]):
+        # To Python true is a number; to parquet it is none.
+        if value is not None and (isinstance(value, bool) or not isinstance(value, _PYTHON[kind])):
             raise UnknownRow(f"`{view.name}.{name}` == {value!r}, must be {kind}")
+        if isinstance(value, int) and abs(value) > _LARGEST_INT:
+            raise UnknownRow(f"`{view.name}.{name}` == {value!r}, must fit into 64 bits")
         if isinstance(value, list | tuple) and not all(isinstance(text, str) for text in value):
             raise UnknownRow(f"`{view.name}.{name}` == {value!r}, must be a list of strings")
