@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from streams.documents import LAST_MS
 from streams.records import FeatureRow
 
 
@@ -75,8 +76,6 @@ def parse_key(key: str) -> tuple[View, dict[str, str]]:
     return view, dict(zip(view.entities, parts, strict=True))
 
 
-# What 64 bits of nanoseconds hold, as pandas does and so Feast: up to the year 2262.
-_LAST_MS = (2**63 - 1) // 1_000_000
 _LARGEST_INT = 2**63 - 1
 
 _PYTHON: dict[Kind, tuple[type, ...]] = {
@@ -96,7 +95,7 @@ def check_row(row: FeatureRow) -> tuple[str, ...]:
     if set(row.entities) != set(view.entities):
         raise UnknownRow(f"`{view.name}` has the entities {sorted(row.entities)}, must be: {', '.join(view.entities)}")
     for name, at_ms in (("ts", row.ts), ("available_at", row.available_at)):
-        if not 0 <= at_ms <= _LAST_MS:
+        if not 0 <= at_ms <= LAST_MS:
             raise UnknownRow(f"`{view.name}.{name}` == {at_ms}, must be ms since 1970 and before 2262")
     check_values(view, row.values)
     return (view.name, *(row.entities[name] for name in view.entities))

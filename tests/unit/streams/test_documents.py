@@ -75,6 +75,16 @@ def test_a_profile_is_a_feature_row_and_a_null_takes_it_away() -> None:
     assert taken(Record(None, topic="users"), take_user) == [(FEATURES.name, b"user_profile|a", None)]
 
 
+@pytest.mark.parametrize("take", [take_item, take_user])
+@pytest.mark.parametrize("ts", [-1, NOW_MS * 1_000, NOW_MS * 1_000_000, 2**70])
+def test_a_time_in_other_units_is_a_dead_letter(take: Any, ts: int) -> None:
+    """Microseconds and nanoseconds are no date that the feature store could hold."""
+    name = "item" if take is take_item else "user"
+    ((topic, _, letter),) = taken(Record(msgspec.json.encode({name: "a", "ts": ts})), take)
+    assert topic == DEAD_LETTERS.name and letter is not None
+    assert DEAD_LETTERS.codec.decode(letter).reason == Reason.BAD_TIME
+
+
 VALUES = st.text(max_size=5) | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.lists(st.text())
 
 
