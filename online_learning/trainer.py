@@ -78,6 +78,8 @@ class Trainer:
             )
         logger.info("epoch %d begun, learning from %s on", self._epoch, self._feed.learned)
         hit("trainer.epoch-begun")
+        # Before anything is kept: a checkpoint says how far the catalogue is read.
+        self._erase()
         if self.publisher.detached:
             # Of these rows nothing is on the log: replicas can begin from the first checkpoint of this epoch on.
             self._keeper.save(self._learners, self.publisher, self._feed.positions, wait=True)
@@ -89,9 +91,7 @@ class Trainer:
 
     def step(self) -> None:
         """Reads what is there, up to one batch; predicts, learns, publishes and keeps what is due."""
-        for user in self._feed.follow_catalogue():
-            self._learners.forget_user(user, _now_ms(), self.publisher.version)
-            hit("trainer.erased")
+        self._erase()
         if not self._learned_something:
             self._feed.see_ahead()
         examples = self._feed.next(0.0 if self._learned_something else self._settings.trainer.poll_interval_ms)
@@ -123,6 +123,12 @@ class Trainer:
         self.publisher.close(_STOP_TIMEOUT_S)
         self._producer.close(_STOP_TIMEOUT_S)
         self._keeper.close()
+
+    def _erase(self) -> None:
+        """Removes the rows of users who were erased since the last call."""
+        for user in self._feed.follow_catalogue():
+            self._learners.forget_user(user, _now_ms(), self.publisher.version)
+            hit("trainer.erased")
 
     def _evict(self) -> None:
         rows, now = self._settings.rows, time.monotonic()

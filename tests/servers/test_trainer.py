@@ -206,6 +206,25 @@ def test_an_erased_user_is_gone_from_the_update_log_too(
     assert sum(len(frame.tombstones) for frame in read_list(settings, UPDATES)) == 8
 
 
+def test_a_trainer_that_is_stopped_as_it_starts_erases_whom_it_has_read_of(
+    settings: KafkaSettings, producer: kafka.Producer, tmp_path: Path
+):
+    """Its checkpoint says that the deletion is read, so nobody would come back to it."""
+    learning = learning_settings(settings, tmp_path)
+    with trainer_in_thread(learning) as health:
+        sent = send_requests(producer, 0, 41)
+        wait_until(lambda: health.values["learned"] == sent, 60, "all is learned")
+    producer.send(USERS, None, "u7")
+    producer.flush(10)
+    trainer = Trainer(learning, Event(), Health(None))
+    trainer.finish()
+    trainer.close()
+    checkpoint = CheckpointStore(tmp_path).load_newest()
+    assert checkpoint is not None
+    assert len(checkpoint.tables["sparse"].arrays["keys"]) == health.values["rows"] - 1
+    assert sum(len(frame.tombstones) for frame in read_list(settings, UPDATES)) == 8
+
+
 def test_another_models_checkpoint_is_refused_in_words(
     settings: KafkaSettings, producer: kafka.Producer, tmp_path: Path
 ):
