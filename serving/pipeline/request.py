@@ -6,9 +6,9 @@ import msgspec
 from msgspec import Struct
 
 from streams import contexts
+from streams.intake import MAX_ID_CHARS
 
-# Far beyond any honest id or context; a larger one is a mistake or an attack.
-_MAX_USER_BYTES = 1024
+# Far beyond any honest context; a larger one is a mistake or an attack.
 _MAX_CONTEXT_BYTES = 256 * 1024
 
 
@@ -53,12 +53,14 @@ def parse(user: bytes, n: int, context: bytes, *, max_items: int, request_id: st
 
 
 def _user(user: bytes) -> str:
-    if not 0 < len(user) <= _MAX_USER_BYTES:
-        raise BadRequest(f"`user` has {len(user)} bytes, must have 1..{_MAX_USER_BYTES}")
     try:
-        return user.decode()
+        name = user.decode()
     except UnicodeDecodeError as error:
         raise BadRequest(f"`user` is not UTF-8: {error}") from error
+    # As of events: whose actions are refused must not be shown anything that they could act on.
+    if not name.strip() or len(name) > MAX_ID_CHARS:
+        raise BadRequest(f"`user` has {len(name.strip())} characters, must have 1..{MAX_ID_CHARS}")
+    return name
 
 
 def _context(context: bytes) -> tuple[KnownContext, dict[str, Any]]:

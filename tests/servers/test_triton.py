@@ -98,7 +98,7 @@ def test_an_unknown_user_gets_a_full_list(client: Recommender) -> None:
     ("arguments", "message"),
     [
         (("u1", 0), "`n` == 0, must be in 1..200"),
-        (("", 5), "`user` has 0 bytes"),
+        (("", 5), "`user` has 0 characters"),
         (("u1", 5, {"scene": 7}), "`$.scene`"),
     ],
 )
