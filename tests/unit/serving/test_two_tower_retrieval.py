@@ -69,7 +69,7 @@ def test_the_nearest_are_those_of_the_towers(tmp_path: Path, retrieval: Retrieva
     told = settings(retrieval)
     world(tmp_path, told)
     mirror = Mirror(tmp_path)
-    best = np.argsort(-by_hand(told, mirror))[:3]
+    best = np.argsort(-by_hand(told, mirror))[: REQUEST.n]
     answer = Pipeline(told, mirror, lambda _: None, np.random.default_rng(0)).answer(REQUEST)
     assert answer.versions.policy == "online"
     assert answer.impression is not None
