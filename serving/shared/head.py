@@ -15,7 +15,7 @@ from streams.settings import MOST_PARTITIONS
 
 HEAD = "head"
 _MAGIC: Final = 0x6672_6573_6865_7401
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 """The version of all layouts in the folder: a reader of another one refuses."""
 
 

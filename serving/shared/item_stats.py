@@ -21,12 +21,11 @@ COLUMNS: Final = len(ITEM_STATS)
 # sequence, at, available_at, six f32, and padding to a cache line.
 _STRIDE: Final = 8
 _AT, _AVAILABLE_AT, _VALUES = 1, 2, 3
-_PAGE_WORDS = PAGE_BYTES // 8
 _SPINS = 2_000
 
 
 class _Header(msgspec.Struct, frozen=True):
-    """The first page, as JSON."""
+    """The first pages, as JSON behind a word that says how many bytes they are."""
 
     incarnation: int
     slots: int
@@ -88,11 +87,11 @@ class ItemStatsWriter:
         size = known.slots if slots <= known.slots else max(slots, 2 * known.slots)
         header = _Header(known.incarnation, size, known.arms + missing, known.ttl_ms)
         text = msgspec.json.encode(header)
-        if len(text) > PAGE_BYTES:
-            raise ValueError(f"the names of {len(header.arms)} arms do not fit {PAGE_BYTES} bytes")
-        file = NewFile(self._head.next_path(File.ITEM_STATS), PAGE_BYTES + len(header.arms) * size * _STRIDE * 8)
-        file.map[: len(text)] = text
-        words = file.words[_PAGE_WORDS:]
+        header_bytes = -(-(8 + len(text)) // PAGE_BYTES) * PAGE_BYTES
+        file = NewFile(self._head.next_path(File.ITEM_STATS), header_bytes + len(header.arms) * size * _STRIDE * 8)
+        file.words[0] = header_bytes
+        file.map[8 : 8 + len(text)] = text
+        words = file.words[header_bytes // 8 :]
         for arm in range(len(known.arms)):
             old = self._words[arm * known.slots * _STRIDE : (arm + 1) * known.slots * _STRIDE]
             words[arm * size * _STRIDE : arm * size * _STRIDE + len(old)] = old
@@ -122,10 +121,11 @@ class ItemStats:
 
     def __init__(self, mapped: mmap.mmap, folder: Path) -> None:
         self._folder = folder
-        header = msgspec.json.decode(mapped[:PAGE_BYTES].rstrip(b"\0"), type=_Header)
+        header_bytes = int.from_bytes(mapped[:8], "little")
+        header = msgspec.json.decode(mapped[8:header_bytes].rstrip(b"\0"), type=_Header)
         self.incarnation, self.slots, self.arms = header.incarnation, header.slots, header.arms
         self._ttl_ms = header.ttl_ms
-        self._words: Words = np.frombuffer(mapped, np.uint64)[_PAGE_WORDS:]
+        self._words: Words = np.frombuffer(mapped, np.uint64)[header_bytes // 8 :]
         self._floats: NDArray[np.float32] = self._words.view(np.float32)
 
     def read(self, slots: NDArray[np.int64], arm: str, now_ms: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

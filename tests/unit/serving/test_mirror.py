@@ -276,6 +276,20 @@ def test_statistics_outgrow_their_file_in_items_and_arms(tmp_path: Path) -> None
         assert found[0] == pytest.approx(values + organic)
 
 
+def test_the_arms_of_years_fit(tmp_path: Path) -> None:
+    head = HeadWriter(tmp_path)
+    writer = ItemStatsWriter(head, 1, TTL_MS)
+    arms = [f"an arm of experiment {k}" for k in range(400)]
+    where, when = np.zeros(400, np.int64), np.full(400, NOW_MS, np.int64)
+    values = np.arange(400 * 6, dtype=np.float32).reshape(400, 6)
+    writer.write(where, arms, values, when, when)
+    reader = HeadReader(tmp_path)
+    reader.refresh()
+    stats = map_item_stats(reader.path(File.ITEM_STATS, reader.generation(File.ITEM_STATS)))
+    for k in (0, 399):
+        assert stats.read(np.array([0]), arms[k], NOW_MS)[0][0].tolist() == values[k].tolist()
+
+
 def test_the_mirrors_statistics_are_those_of_the_trainers_function(tmp_path: Path) -> None:
     writer, mirror = Writer(tmp_path), Mirror(tmp_path)
     writer.put(item("a"))
