@@ -23,12 +23,10 @@ the two was interleaved:
 The watermark works in buckets of 250 ms (`time_index`): what it decides comes so much later, and is the same.
 """
 
-from collections.abc import Sequence
-from itertools import repeat
-
 from msgspec import Struct
 
 from streams.aggregates import RATING
+from streams.columns import Columns
 from streams.join_examples import ExampleMaker
 from streams.join_state import NEVER, Clock, Held, HeldRecord, JoinState, Slot, Waiting, identity, pair
 from streams.labels import LabelRules, negative_kept
@@ -42,8 +40,10 @@ from streams.time_index import bucket_of
 
 class Joined(Struct):
     """What a batch of records came to: examples (user as key, encoded) and others to send, and the state's changes
-    (None deletes a key)."""
+    (None deletes a key). `negatives` are examples of items on which nobody acted, to be sent before `examples`, which
+    may revise them."""
 
+    negatives: Columns
     examples: list[tuple[bytes, bytes]]
     signals: SignalLog
     features: list[FeatureRow]
@@ -86,6 +86,7 @@ class Join:
         self.counts = JoinCounts()
         self._state = JoinState(disk, settings.state.memory_bytes // 2)
         self._progress = self._state.progress
+        self._negatives = self._make.negatives()
         self._examples: list[tuple[bytes, bytes]] = []
         self._places = ItemPlaces(settings.kafka.item_partitions)
         self._signals = SignalLog(self._places)
@@ -223,7 +224,7 @@ class Join:
     def _close_at(self, key: bytes) -> None:
         held = self._state.held.peek(key)
         if held is not None and not held.closed:
-            self._close(held, opened(held.record.raw))
+            self._close(held)
             if held.touched:
                 self._state.held.put(key, held)
 
@@ -271,7 +272,7 @@ class Join:
         end = held.record.ts + self._window_ms
         after_end = waiting.before > end
         if after_end and not held.closed:
-            self._close(held, impression)
+            self._close(held)
             held.touch()
             self._state.held.put(key, held)
         kept = self._kept(impression, k)
@@ -313,36 +314,32 @@ class Join:
         else:
             self.counts.unlabelled += 1
 
-    def _close(self, held: Held, impression: Opened) -> None:
+    def _close(self, held: Held) -> None:
         """The window's end: emits the kept negatives of a held impression, once."""
         held.closed = True
-        user = impression.user.encode()
-        slots = held.slots
-        silent: Sequence[int]
-        if not slots and self._rate >= 1.0:
-            silent = range(len(impression.items))
-        else:
-            silent = self._end_slots(held, impression, user, slots or {})
-        if self._rules.shown_is_negative and silent:
-            self._examples += zip(repeat(user), self._make.negatives(impression, silent))
-            self.counts.negatives += len(silent)
+        if not self._rules.shown_is_negative:
+            return
+        slots, left_out = held.slots or {}, self._left_out(held)
+        for k in sorted(slots):
+            if k not in left_out and self._make.has_negative(slots[k]):
+                self._end_slot(held, k, slots[k])
+        self._negatives.add(held.record.raw, left_out.union(slots))
 
-    def _end_slots(self, held: Held, impression: Opened, user: bytes, slots: dict[int, Slot]) -> list[int]:
-        """Emits the kept negatives of slots on which somebody acted; the kept ones on which nobody did."""
-        silent: list[int] = []
-        for k in range(len(impression.items)):
-            slot = slots.get(k)
-            if not self._kept(impression, k):
-                continue
-            if slot is None:
-                silent.append(k)
-            elif self._make.has_negative(slot):
-                self._examples.append((user, self._make.negative(impression, k, slot)))
-                self.counts.negatives += 1
-                slot.negative = True
-                slot.revisions += 1
-                held.touched = True
-        return silent
+    def _end_slot(self, held: Held, k: int, slot: Slot) -> None:
+        """Emits the negative of an item on which somebody acted, without labelling every task."""
+        impression = opened(held.record.raw)
+        self._examples.append((impression.user.encode(), self._make.negative(impression, k, slot)))
+        self.counts.negatives += 1
+        slot.negative = True
+        slot.revisions += 1
+        held.touched = True
+
+    def _left_out(self, held: Held) -> set[int]:
+        """The places of the items whose negatives are not kept."""
+        if self._rate >= 1.0:
+            return set()
+        impression = opened(held.record.raw)
+        return {k for k in range(len(impression.items)) if not self._kept(impression, k)}
 
     def _kept(self, impression: Opened, k: int) -> bool:
         return self._rate >= 1.0 or negative_kept(impression.example_id(k), self._rate)
@@ -381,7 +378,9 @@ class Join:
         for user, stats in self._state.users.touched().items():
             stats.available_at = now_ms
             features.append(stats.row(user, now_ms))
-        joined = Joined(self._examples, self._signals, features, self._state.drain(moved))
+        negatives = self._negatives.drain()
+        self.counts.negatives += len(negatives)
+        joined = Joined(negatives, self._examples, self._signals, features, self._state.drain(moved))
         self._examples, self._signals = [], SignalLog(self._places)
         return joined
 

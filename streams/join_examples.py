@@ -4,13 +4,13 @@ A request's examples differ in few fields. The others are copied from the impres
 ten records cost more than all the rest of the join.
 """
 
-from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
 from streams.join_state import Slot, Waiting
 from streams.labels import LabelRules
+from streams.negatives import HEAD, Negatives
 from streams.opened import Opened
 from streams.records import SCHEMA_VERSION, Action, Example, Label, LabelState
 from streams.topics import EXAMPLES
@@ -20,12 +20,7 @@ _CENSORED = Label(LabelState.CENSORED)
 _NEGATIVE = Label(LabelState.OBSERVED, 0.0)
 
 _encode = msgspec.msgpack.Encoder().encode
-# A msgpack array of all of Example's fields, and the first of them.
-_HEAD: Final = b"\xdc" + len(Example.__struct_fields__).to_bytes(2, "big") + _encode(SCHEMA_VERSION)
 _FALSE, _TRUE = _encode(False), _encode(True)
-# Items whose encoded names are remembered.
-_MOST_ITEMS: Final = 100_000
-_ZERO: Final = _encode(0)
 _NO_CAUSE: Final = _encode(None) + _encode("") + _encode(None)
 
 
@@ -36,11 +31,8 @@ class ExampleMaker:
         self._rules = rules
         self._rate = rate
         self._rate_bytes = _encode(rate)
-        self._items: dict[str, bytes] = {}
         ends = ((False, False), (False, True), (True, False), (True, True))
         self._silences = {end: self.labels(Slot(), *end) for end in ends}
-        self._silence = _encode(self._silences[True, True])
-        self._unlabelled_end = self._rate_bytes + _FALSE * 4 + _NO_CAUSE
 
     def has_negative(self, slot: Slot) -> bool:
         """Whether the window's end makes a negative of this slot: some task counts silence, and nothing was said."""
@@ -99,44 +91,9 @@ class ExampleMaker:
         end = self._rate_bytes + (_TRUE if slot.negative else _FALSE) + _FALSE * 3 + _NO_CAUSE
         return self._of(impression, k, slot.revisions, _encode(self.labels(slot, True, True)), end)
 
-    def negatives(self, impression: Opened, slots: Iterable[int]) -> list[bytes]:
-        """The first revisions of slots on which nobody acted, at the window's end."""
-        of = impression
-        stem = of.request_id.encode() + b"/"
-        # What comes before a position of one digit, and of two.
-        ones = _HEAD + _text_of(len(stem) + 1) + stem
-        tens = _HEAD + _text_of(len(stem) + 2) + stem if len(of.items) > 10 else b""
-        item_bytes = self._items.get
-        who = _ZERO + _encode(of.ts) + _encode(of.user)
-        labels = self._silence + _encode(of.request_id)
-        shared = bytes(of.scene) + of.session + of.context + of.arms + of.policy + of.model + of.user_features
-        end = self._unlabelled_end
-        items, number, joined = of.items, _NUMBERS, b"".join
-        made = []
-        for k in slots:
-            shown = items[k]
-            at = shown.position
-            if 0 <= at < 10:
-                digits, position = number[at]
-                begin = ones
-            elif 10 <= at < 100 and tens:
-                digits, position = number[at]
-                begin = tens
-            else:
-                digits, position = b"", _encode(at)
-                begin = _HEAD + _encode(of.example_id(k))
-            item = item_bytes(shown.item) or self._item(shown.item)
-            made.append(
-                joined((begin, digits, who, item, labels, position, shown.propensity, shared, shown.features, end))
-            )
-        return made
-
-    def _item(self, name: str) -> bytes:
-        """An item's name, encoded; remembered as long as there is room."""
-        data = _encode(name)
-        if len(self._items) < _MOST_ITEMS:
-            self._items[name] = data
-        return data
+    def negatives(self) -> Negatives:
+        """What makes the first revisions of items on which nobody acted, at the window's end."""
+        return Negatives(_encode(self.silence(True, True)), self._rate_bytes + _FALSE * 4 + _NO_CAUSE)
 
     def organic(self, waiting: Waiting, labels: dict[str, float], late: bool) -> bytes:
         """The example of an action that joins nothing; what it does not say is censored."""
@@ -169,7 +126,7 @@ class ExampleMaker:
         of, shown = impression, impression.items[k]
         return b"".join(
             (
-                _HEAD,
+                HEAD,
                 _encode(of.example_id(k)),
                 _encode(revision),
                 _encode(of.ts),
@@ -190,16 +147,3 @@ class ExampleMaker:
                 end,
             )
         )
-
-
-def _text_of(size: int) -> bytes:
-    """What begins a msgpack string of `size` bytes."""
-    if size < 32:
-        return bytes([0xA0 | size])
-    if size < 2**8:
-        return b"\xd9" + size.to_bytes(1, "big")
-    return b"\xda" + size.to_bytes(2, "big") if size < 2**16 else b"\xdb" + size.to_bytes(4, "big")
-
-
-# Positions in decimal digits, and as msgpack.
-_NUMBERS: Final = [(b"%d" % n, _encode(n)) for n in range(100)]

@@ -6,9 +6,8 @@ from typing import Any
 
 from aiokafka.partitioner import murmur2
 
+from streams.columns import Columns, Entry, columns_of
 from streams.topics import Topic
-
-Entry = tuple[bytes | None, bytes | None]
 
 
 @lru_cache(maxsize=200_000)
@@ -24,9 +23,11 @@ class Outbox:
     def __init__(self, partitions: dict[str, int]) -> None:
         self._partitions = partitions
         self._entries: dict[tuple[str, int], list[Entry]] = {}
+        self._columns: dict[tuple[str, int], Columns] = {}
 
-    def __bool__(self) -> bool:
-        return bool(self._entries)
+    def __len__(self) -> int:
+        """How many records are in it."""
+        return sum(map(len, self._entries.values())) + sum(map(len, self._columns.values()))
 
     def record(self, topic: Topic, record: Any, key: str, partition: int | None = None) -> None:
         """Adds a record of the catalogue, to the partition of its key where none is named."""
@@ -43,6 +44,19 @@ class Outbox:
         if entries:
             self._entries.setdefault((topic, partition), []).extend(entries)
 
-    def __iter__(self) -> Iterator[tuple[str, int, list[Entry]]]:
+    def put_first(self, topic: str, partition: int, columns: Columns) -> None:
+        """Adds records that go before all others of their partition."""
+        if len(columns):
+            self._columns[topic, partition] = columns
+
+    def columns(self) -> Iterator[tuple[str, int, Columns]]:
+        """The records by topic and partition: of one partition in their order, though not all at once."""
+        for (topic, partition), columns in self._columns.items():
+            yield topic, partition, columns
         for (topic, partition), entries in self._entries.items():
-            yield topic, partition, entries
+            yield topic, partition, columns_of(entries)
+
+    def __iter__(self) -> Iterator[tuple[str, int, list[Entry]]]:
+        for place in {**self._columns, **self._entries}:
+            first = self._columns.get(place)
+            yield *place, [*(first.entries() if first is not None else ()), *self._entries.get(place, ())]

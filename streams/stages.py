@@ -147,6 +147,7 @@ class JoinStage:
         join.advance(idle.get(topics.IMPRESSIONS.name), idle.get(topics.ACTIONS.name))
         joined = join.drain(now_ms, moved=bool(batch))
         # Same key, partitioner and count as the inputs: the partition is known.
+        out.put_first(topics.EXAMPLES.name, self._partition, joined.negatives)
         out.extend(topics.EXAMPLES.name, self._partition, joined.examples)
         for partition, signals in joined.signals.records():
             out.record(topics.SIGNALS, signals, "", partition)

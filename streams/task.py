@@ -17,14 +17,12 @@ import logging
 import secrets
 import time
 from collections.abc import Callable
-from itertools import islice
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
-from aiokafka.producer.message_accumulator import BatchBuilder
 
 from streams.cancellation import answered, asked_to_end
 from streams.changelog import META, Meta, Restored, StateUnreadable, restore
@@ -33,10 +31,11 @@ from streams.failpoints import hit
 from streams.inputs import Idleness, Inputs, Upstream, reader
 from streams.kafka import MAX_REQUEST_BYTES, backoff
 from streams.local_state import LocalState, LocalStateError, Position
-from streams.outbox import Entry, Outbox
+from streams.outbox import Outbox
+from streams.record_batch import RecordBatch, record_batches
 from streams.settings import StreamsSettings
 from streams.stages import STAGES, Changes, Stage, StageName
-from streams.topics import changelog
+from streams.topics import EXAMPLES, FEATURES, changelog
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +43,10 @@ log = logging.getLogger(__name__)
 _FENCED_S: Final = 5.0
 
 # A thread for fewer would cost more than it gives.
-_MANY_CHANGES: Final = 1_000
+_MANY_RECORDS: Final = 1_000
+# What the worker itself does not read again: aiokafka has no lz4 of its own. Examples of one answer repeat each other,
+# and a seventh of the bytes costs the less to send, the larger part of all that goes out.
+_PACKED: Final = frozenset({EXAMPLES.name, FEATURES.name})
 
 # A broker that says nothing for so long is asked anew, from the start: the client would wait for ever. Longer than a
 # broker takes to come back, or every outage would have everybody start over.
@@ -123,7 +125,6 @@ class Task:
             bootstrap_servers=self._settings.kafka.bootstrap,
             client_id=f"{self._task.app}-{self.name}",
             transactional_id=f"{self._task.app}-{self.name}",
-            max_batch_size=512 * 2**10,
             max_request_size=MAX_REQUEST_BYTES,
             request_timeout_ms=10_000,
         )
@@ -193,7 +194,7 @@ class Task:
                 changes[META] = msgspec.msgpack.encode(meta)
                 at = await answered("a batch", self._commit(producer, out, changes), _ANSWER_S)
                 # Where the broker did not say where the batch is, the copy holds more than it says, which does no harm.
-                await _applied(state, changes, Position(at, now_ms) if at is not None else None)
+                state.apply(changes, Position(at, now_ms) if at is not None else None)
                 hit("worker.copy-written")
                 stage.settle()
                 hit("worker.settled")
@@ -204,73 +205,43 @@ class Task:
     async def _commit(self, producer: AIOKafkaProducer, out: Outbox, changes: Changes) -> int | None:
         """One transaction; the offset of its last record on the changelog, where the broker told it."""
         out.extend(self._changelog.topic, self._partition, list(changes.items()))
+        laid_out = await _laid_out(out)
         await producer.begin_transaction()
         hit("worker.transaction-begun")
-        sent: list[_Sent] = []
-        for topic, partition, entries in out:
-            sent += await _send(producer, topic, partition, entries)
+        sent: list[Any] = []
+        for topic, partition, batches in laid_out:
+            sent += [await producer.send_batch(batch, topic, partition=partition) for batch in batches]
             hit("worker.topic-sent")
         # All of them, also after a failure: one that nobody awaited would be reported as lost.
-        results = await asyncio.gather(*(one.acknowledged for one in sent), return_exceptions=True)
+        results = await asyncio.gather(*sent, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
         hit("worker.batch-sent")
         await producer.commit_transaction()
         hit("worker.batch-committed")
-        first: int = sent[-1].acknowledged.result().offset
-        return first + sent[-1].records - 1 if first >= 0 else None
+        first: int = sent[-1].result().offset
+        return first + laid_out[-1][2][-1].record_count() - 1 if first >= 0 else None
 
 
-class _Sent(NamedTuple):
-    """One batch of records of one partition, on its way."""
-
-    acknowledged: Any
-    records: int
+LaidOut = list[tuple[str, int, list[RecordBatch]]]
 
 
-async def _send(producer: AIOKafkaProducer, topic: str, partition: int, entries: list[Entry]) -> list[_Sent]:
-    sent: list[_Sent] = []
-    at = 0
-    while at < len(entries):
-        batch = producer.create_batch()
-        at = _fill(batch, entries, at)
-        records = batch.record_count()
-        sent.append(_Sent(await producer.send_batch(batch, topic, partition=partition), records))
-    return sent
+async def _laid_out(out: Outbox) -> LaidOut:
+    """The batches of each topic and partition; much at once beside the other tasks."""
+    now_ms = time.time_ns() // 1_000_000
 
+    def lay_out() -> LaidOut:
+        return [
+            (topic, partition, list(record_batches(columns, now_ms, pack=topic in _PACKED)))
+            for topic, partition, columns in out.columns()
+        ]
 
-def _fill(batch: BatchBuilder, entries: list[Entry], at: int) -> int:
-    """Puts entries from `at` on into a batch until it is full; where the next one begins.
-
-    As `batch.append` one by one, less what that costs beside the writing itself: a third of it.
-    """
-    append, now_ms = batch._builder.append, time.time_ns() // 1_000_000
-    no_headers: list[tuple[str, bytes]] = []
-    records = 0
-    for key, value in islice(entries, at, None):
-        if append(records, now_ms, key, value, no_headers) is None:
-            break
-        records += 1
-    batch._relative_offset = records
-    batch.close()
-    return at + records
+    if len(out) < _MANY_RECORDS:
+        return lay_out()
+    return await asyncio.get_running_loop().run_in_executor(None, lay_out)
 
 
 def _linger_s(name: StageName, took_s: float) -> float:
     """How long the batch after one that took so long to process may wait for company."""
     return max(_LINGER_S[name], min(_REST[name] * took_s, _MOST_LINGER_S))
-
-
-async def _applied(state: LocalState, changes: Changes, position: Position | None) -> None:
-    """Writes to the local copy; much at once beside the other tasks, which RocksDB lets go on."""
-    if len(changes) < _MANY_CHANGES:
-        state.apply(changes, position)
-        return
-    writing = asyncio.get_running_loop().run_in_executor(None, state.apply, changes, position)
-    try:
-        await asyncio.shield(writing)
-    except asyncio.CancelledError:
-        # The copy must not be closed under the write.
-        await asyncio.wait([writing])
-        raise

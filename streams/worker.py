@@ -8,6 +8,7 @@ import asyncio
 import gc
 import logging
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -22,10 +23,14 @@ from aiokafka.errors import KafkaError
 
 from streams import catalogue, topics
 from streams.admin import declared, ensure_topics
+from streams.columns import columns_of
 from streams.health import Health
 from streams.kafka import Stopped, backoff
 from streams.membership import Membership
+from streams.negatives import Negatives
 from streams.outbox import Outbox
+from streams.record_batch import record_batches
+from streams.records import SCHEMA_VERSION, Impression, Shown
 from streams.settings import StreamsSettings
 from streams.task import TaskSettings
 
@@ -125,6 +130,9 @@ def run(settings: StreamsSettings, stop: threading.Event, health: Health, instan
     """
     # The state is large and free of cycles: collecting it over and over took two fifths of the join's time.
     gc.set_threshold(200_000, 20, 1_000)
+    # What lays out batches beside the join needs the interpreter for moments only, and waits so long for it.
+    sys.setswitchinterval(0.000_5)
+    _warm_up()
     name = instance or f"{socket.gethostname()}-{zlib.crc32(settings.state_dir.encode()):08x}"
     try:
         ensure_topics(settings, wait_s=86_400.0, stop=stop)
@@ -135,6 +143,16 @@ def run(settings: StreamsSettings, stop: threading.Event, health: Health, instan
     task = TaskSettings(app=APP, partitions=partitions, folder=folder)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(settings, task, name, stop, health))
+
+
+def _warm_up() -> None:
+    """Loads the compiled code of the join, or compiles it where that was never done: seconds in which none may wait."""
+    negatives = Negatives(b"\x80", b"")
+    shown = [Shown("item", 0, 1.0, 1.0, "", False)]
+    negatives.add(topics.IMPRESSIONS.codec.encode(Impression(SCHEMA_VERSION, "request", 0, "user", shown)))
+    for columns in (negatives.drain(), columns_of([(b"key", b"value")])):
+        for batch in record_batches(columns, 0, pack=False):
+            batch.close()
 
 
 async def _run(settings: StreamsSettings, task: TaskSettings, name: str, stop: threading.Event, health: Health) -> None:

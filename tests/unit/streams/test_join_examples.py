@@ -92,10 +92,30 @@ def plain(of: Impression, k: int, **more: Any) -> Example:
 @given(impressions)
 def test_negatives_are_encoded_as_field_by_field(impression: Impression) -> None:
     maker = ExampleMaker(RULES, 0.5)
-    every = range(len(impression.items))
-    made = maker.negatives(opened(IMPRESSIONS.codec.encode(impression)), every)
+    negatives = maker.negatives()
+    negatives.add(IMPRESSIONS.codec.encode(impression))
     labels = maker.labels(Slot(), True, True)
-    assert made == [EXAMPLES.codec.encode(plain(impression, k, labels=labels)) for k in every]
+    wanted = [EXAMPLES.codec.encode(plain(impression, k, labels=labels)) for k in range(len(impression.items))]
+    assert list(negatives.drain().entries()) == [(impression.user.encode(), data) for data in wanted]
+
+
+@given(st.lists(st.tuples(impressions, st.sets(st.integers(0, 3))), max_size=5))
+def test_items_on_which_somebody_acted_make_no_first_negative(closed: list[tuple[Impression, set[int]]]) -> None:
+    maker = ExampleMaker(RULES, 0.5)
+    negatives = maker.negatives()
+    for impression, spoken in closed:
+        negatives.add(IMPRESSIONS.codec.encode(impression), {k for k in spoken if k < len(impression.items)})
+    labels = maker.labels(Slot(), True, True)
+    wanted = [
+        (impression.user.encode(), EXAMPLES.codec.encode(plain(impression, k, labels=labels)))
+        for impression, spoken in closed
+        for k in range(len(impression.items))
+        if k not in spoken
+    ]
+    made = negatives.drain()
+    assert len(made) == len(wanted)
+    assert list(made.entries()) == wanted
+    assert len(negatives.drain()) == 0
 
 
 @given(impressions, st.booleans(), st.integers(0, 3), st.booleans(), names, st.one_of(st.none(), floats))
@@ -128,9 +148,11 @@ def test_what_an_action_made_is_encoded_as_field_by_field(
 
 def test_an_impression_of_an_older_writer_has_the_defaults_of_what_it_lacks() -> None:
     old = msgspec.msgpack.encode([1, "r", 5, "u", [["i", 0, 0.5, 0.5, "x", False]]])
-    made = ExampleMaker(RULES, 0.5).negatives(opened(old), [0])
-    labels = ExampleMaker(RULES, 0.5).labels(Slot(), True, True)
-    assert made == [EXAMPLES.codec.encode(plain(IMPRESSIONS.codec.decode(old), 0, labels=labels))]
+    maker = ExampleMaker(RULES, 0.5)
+    negatives = maker.negatives()
+    negatives.add(old)
+    wanted = plain(IMPRESSIONS.codec.decode(old), 0, labels=maker.labels(Slot(), True, True))
+    assert list(negatives.drain().entries()) == [(b"u", EXAMPLES.codec.encode(wanted))]
     assert opened(old).arm() == ""
 
 

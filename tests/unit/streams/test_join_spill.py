@@ -3,7 +3,7 @@
 import random
 from pathlib import Path
 
-from streams.join import Join
+from streams.join import Join, Joined
 from streams.local_state import opened
 from streams.records import Action, Impression, Shown
 from streams.reference import Expected, expected_examples, observed
@@ -33,6 +33,11 @@ def request(chance: random.Random, n: int) -> tuple[Impression, list[Action]]:
     return Impression(1, f"request-{n}", ts, user, items), acts + acts[:1] * (n % 7 == 0)
 
 
+def emitted(joined: Joined) -> list[Expected]:
+    """What a batch says of examples."""
+    return [observed(EXAMPLES.codec.decode(data or b"")) for _, data in [*joined.negatives.entries(), *joined.examples]]
+
+
 def test_a_state_ten_times_the_memory_is_joined_as_the_reference_says(tmp_path: Path) -> None:
     chance = random.Random(4)
     made = [request(chance, n) for n in range(REQUESTS)]
@@ -53,7 +58,7 @@ def test_a_state_ten_times_the_memory_is_joined_as_the_reference_says(tmp_path: 
             at += 1
         running.advance()
         drained = running.drain(T0)
-        got += [observed(EXAMPLES.codec.decode(data)) for _, data in drained.examples]
+        got += emitted(drained)
         disk.apply(drained.changes, None)
         running.settle()
         sizes = running.sizes()
@@ -66,7 +71,7 @@ def test_a_state_ten_times_the_memory_is_joined_as_the_reference_says(tmp_path: 
         running.action(acted[at])
         at += 1
     running.advance(10**9, 10**9)
-    got += [observed(EXAMPLES.codec.decode(data)) for _, data in running.drain(T0).examples]
+    got += emitted(running.drain(T0))
     assert sorted(got) == expected_examples({0: shown}, {0: acted}, settings)
     held_bytes = most_held * len(IMPRESSIONS.codec.encode(shown[0]))
     assert held_bytes > 10 * settings.state.memory_bytes
