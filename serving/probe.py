@@ -14,7 +14,7 @@ import numpy as np
 from kafka import KafkaConsumer
 from msgspec import Struct
 
-from serving.client import Recommendation, Recommender, RecommendError
+from serving.client import Recommendation, Recommender, Refused, Unavailable
 from serving.settings import ServingSettings
 from streams.codec import Unreadable
 from streams.kafka import Producer, assign, consumer, producer
@@ -117,7 +117,10 @@ class Probe:
         users: list[str] = []
         for k in range(_USERS_TRIED):
             user = f"{self._run}-{k}"
-            answer = self._ask(user, dry=True)
+            try:
+                answer = self._ask(user, dry=True)
+            except Unavailable as error:
+                raise NothingToMeasure(str(error)) from error
             arms = answer.versions.arms.values()
             if answer.items and (self._arm in arms if arms else answer.versions.policy == "online" or not self._arm):
                 users.append(user)
@@ -128,13 +131,18 @@ class Probe:
         )
 
     def _ask(self, user: str, *, dry: bool) -> Recommendation:
+        """Raises Unavailable; NothingToMeasure where asking again would not help."""
         try:
             return self._client.recommend(user, 10, {"scene": self._scene, "dry_run": dry})
-        except RecommendError as error:
+        except Refused as error:
             raise NothingToMeasure(str(error)) from error
 
     def _once(self, user: str, k: int) -> Freshness | None:
-        shown = self._ask(user, dry=False)
+        """One probe; None for one that is lost, because an answer did not come or contains the click too late."""
+        try:
+            shown = self._ask(user, dry=False)
+        except Unavailable:
+            return None
         if not shown.items:
             return None
         event_id = f"{self._run}-{k}"
@@ -155,7 +163,11 @@ class Probe:
             return None
         while time.monotonic() < deadline_s and not self._stop.is_set():
             asked_s = time.monotonic()
-            answer = self._ask(user, dry=True)
+            try:
+                answer = self._ask(user, dry=True)
+            except Unavailable:
+                self._stop.wait(_LOOK_S)
+                continue
             received_s = time.monotonic()
             if answer.versions.learned.get(caused.partition, 0) > caused.offset:
                 probe = Freshness(
