@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from features.views import ITEM_STATS as ITEM_STATS_VIEW
 from online_learning.models.dense_features import ITEM_STATS
@@ -132,7 +131,7 @@ class Items:
         slot = self.slots.get(item)
         if slot is None:
             slot = self.slots[item] = len(self._ids)
-            self._ids.append(item.encode("utf-8", "surrogatepass"))
+            self._ids.append(item.encode())
             self._records.append(b"")
             self._scene_codes.append(0)
             self._listed.append(False)
@@ -153,6 +152,3 @@ def _stats(row: FeatureRow | None) -> tuple[Sequence[float], int, int]:
 def incarnation_now() -> int:
     """A number that no other life of a replica on this host has."""
     return time.time_ns() & ((1 << 62) - 1)
-
-
-Slots = NDArray[np.int64]
