@@ -19,7 +19,7 @@ from online_learning.models.registry import new_network, new_scorer
 from online_learning.models.retriever import of_ranking, of_retrieval, together
 from online_learning.models.values import VALUES, value_columns
 from online_learning.settings import LearningSettings
-from online_learning.table.settings import InitializerSettings, OptimizerKind, OptimizerSettings, TableSettings
+from online_learning.table.settings import InitializerSettings, OptimizerSettings, TableSettings
 from online_learning.table.snapshot import TableSnapshot
 from online_learning.table.table import Table
 from online_learning.two_tower_learner import TwoTowerLearner
@@ -43,7 +43,7 @@ def table_settings(settings: LearningSettings) -> TableSettings:
         name=TABLE,
         dim=1 + settings.model.dim,
         optimizer=OptimizerSettings(
-            kind=OptimizerKind.ADAGRAD,
+            kind=settings.sparse_optimizer,
             learning_rate=settings.sparse_learning_rate,
             initial_accumulator=settings.sparse_initial_accumulator,
         ),

@@ -11,6 +11,7 @@ from online_learning.table.settings import (
     EvictionPolicy,
     EvictionSettings,
     FullPolicy,
+    OptimizerKind,
     TableSettings,
 )
 from streams.settings import Count, KafkaSettings, Positive, TaskSettings
@@ -230,8 +231,9 @@ class RowSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 class LearningSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of the model, its tables and the trainer.
 
-    `sparse_initial_accumulator`: where Adagrad's sums of squares start. Above 0, a row's first steps grow with their
-    gradients; at 0 the first step of every weight is the whole learning rate, however little was to be learned.
+    `sparse_optimizer`: how rows move. `sparse_initial_accumulator`: where Adagrad's sums of squares start; refused
+    beside another optimizer where it is set. Above 0, a row's first steps grow with their gradients; at 0 the first
+    step of every weight is the whole learning rate, however little was to be learned.
     """
 
     kafka: KafkaSettings = KafkaSettings()
@@ -241,10 +243,17 @@ class LearningSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     negatives: NegativesSettings = NegativesSettings()
     rows: RowSettings = RowSettings()
     trainer: TrainerSettings = TrainerSettings()
+    sparse_optimizer: OptimizerKind = OptimizerKind.ADAGRAD
     sparse_learning_rate: Annotated[float, Meta(gt=0)] = 0.05
     sparse_initial_accumulator: Annotated[float, Meta(ge=0)] = 0.1
 
     def __post_init__(self) -> None:
+        adagrad = self.sparse_optimizer in (OptimizerKind.ADAGRAD, OptimizerKind.ROWWISE_ADAGRAD)
+        if not adagrad and self.sparse_initial_accumulator != _default(LearningSettings, "sparse_initial_accumulator"):
+            raise ValueError(
+                f"`sparse_initial_accumulator` == {self.sparse_initial_accumulator}, must be left out: "
+                f"`{self.sparse_optimizer.value}` has none"
+            )
         fields = self.model.fields
         known = [one.name for one in fields if not any(other.says_of_recent(one) for other in fields)]
         for name in self.rows.ttl_s_of_field:

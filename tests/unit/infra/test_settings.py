@@ -67,6 +67,14 @@ def parsed(text: str) -> Settings:
             "[[learning.model.fields]]\nname='a'\nside='item'\nsource='id'",
             "learning.model: `fields` has two of the name 'a', must have one of each",
         ),
+        (
+            "[learning]\nsparse_optimizer = 'adam'",
+            'learning.sparse_optimizer = "adam": must be one of "sgd", "adagrad", "rowwise_adagrad", "lazy_adam"',
+        ),
+        (
+            "[learning]\nsparse_optimizer = 'sgd'\nsparse_initial_accumulator = 0.5",
+            "learning: `sparse_initial_accumulator` == 0.5, must be left out: `sgd` has none",
+        ),
         ("[learning.model]\nfields = []", "learning.model.fields = []: expected `array` of length >= 1"),
         ("[learning.model]\nhidden = [0]", "learning.model.hidden[0] = 0: expected `int` >= 1"),
         (
