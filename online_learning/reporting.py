@@ -18,7 +18,7 @@ _REFUSED_MS: Final = 60_000
 def health_values(learners: Learners, now_ms: int, not_kept: str = "") -> dict[str, Value]:
     """`alarm` (what is wrong now, in words, or ""), `drift_TASK` (ms at which the online learner's newest drift began,
     0 for never), `calibration_TASK_LEARNER`, `refused`, `refused_steps`, `sampled`, `retrieval_loss`
-    (of the towers) and the sizes of `LearningHealth`. `not_kept`: see `alarm_text`."""
+    and `retrieval_refused` (of the towers) and the sizes of `LearningHealth`. `not_kept`: see `alarm_text`."""
     values: dict[str, Value] = {"alarm": alarm_text(learners, now_ms, not_kept), "refused": learners.counters.refused}
     values["refused_steps"] = learners.online.health.refused_steps
     for task in learners.tasks:
@@ -26,7 +26,7 @@ def health_values(learners: Learners, now_ms: int, not_kept: str = "") -> dict[s
     for (learner, task), ratio in learners.calibration.ratios().items():
         values[f"calibration_{task}_{learner}"] = round(ratio, 4)
     values["sampled"] = learners.counters.sampled
-    figures = {**_retrieval_loss(learners), **learners.online.health.figures()}
+    figures = {**_retrieval(learners), **learners.online.health.figures()}
     return values | {name: round(value, 5) for name, value in figures.items()}
 
 
@@ -74,7 +74,8 @@ def drift_metrics(alarms: Sequence[Alarm]) -> list[Metric]:
 
 def metrics(learners: Learners, settings: LearningSettings, now_ms: int) -> list[Metric]:
     """`calibration` per task and learner; `learning_rate` of rows and network, and of the towers' rows; `refused_share`
-    of what was to be learned since the start of the log; `retrieval_loss` of towers; the sizes of `LearningHealth`."""
+    of what was to be learned since the start of the log; `retrieval_loss` and `retrieval_refused` of towers; the sizes
+    of `LearningHealth`."""
     found = [
         Metric(process=_PROCESS, name="calibration", ts=now_ms, value=ratio, labels={"task": task, "learner": learner})
         for (learner, task), ratio in learners.calibration.ratios().items()
@@ -86,11 +87,14 @@ def metrics(learners: Learners, settings: LearningSettings, now_ms: int) -> list
         found.append(Metric(process=_PROCESS, name="learning_rate", ts=now_ms, value=rate, labels={"part": part}))
     counters = learners.counters
     share = counters.refused / max(counters.learned + counters.refused, 1)
-    figures = {"refused_share": share, **_retrieval_loss(learners), **learners.online.health.figures()}
+    figures = {"refused_share": share, **_retrieval(learners), **learners.online.health.figures()}
     return found + [Metric(process=_PROCESS, name=name, ts=now_ms, value=value) for name, value in figures.items()]
 
 
-def _retrieval_loss(learners: Learners) -> dict[str, float]:
-    """Of the towers, where there are some and they have learned."""
+def _retrieval(learners: Learners) -> dict[str, float]:
+    """Of the towers, where there are some: batches passed over, and once they have learned, the loss."""
     towers = learners.online.towers
-    return {} if towers is None or math.isnan(towers.loss) else {"retrieval_loss": towers.loss}
+    if towers is None:
+        return {}
+    refused = {"retrieval_refused": float(towers.refused)}
+    return refused if math.isnan(towers.loss) else refused | {"retrieval_loss": towers.loss}

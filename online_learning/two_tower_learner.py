@@ -25,7 +25,10 @@ _LOSSES: Final = 64
 
 
 class TwoTowerLearner:
-    """The towers' network and its optimizer; the rows are in the table that is handed in."""
+    """The towers' network and its optimizer; the rows are in the table that is handed in.
+
+    `refused`: batches that were passed over since this process started.
+    """
 
     def __init__(self, settings: LearningSettings) -> None:
         self._settings = settings.retrieval
@@ -37,6 +40,7 @@ class TwoTowerLearner:
             self._adam = Adam(self.model.parameters(), settings.retrieval.dense_learning_rate)
         self._pending = 0
         self._losses: deque[float] = deque(maxlen=_LOSSES)
+        self.refused = 0
 
     @property
     def loss(self) -> float:
@@ -66,9 +70,10 @@ class TwoTowerLearner:
         assert user_rows.grad is not None and item_rows.grad is not None
         by_user, by_item = user_rows.grad.numpy(), item_rows.grad.numpy()
         loss = losses.mean().item()
-        if not np.isfinite(loss) or not all(np.square(one).sum() <= GRADIENT_LIMIT for one in (by_user, by_item)):
+        if not np.isfinite(loss) or not all(np.square(one).sum() <= GRADIENT_LIMIT**2 for one in (by_user, by_item)):
             for parameter, gradient in zip(self.model.parameters(), waiting, strict=True):
                 parameter.grad = gradient
+            self.refused += 1
             return float("nan")
         offsets = np.concatenate([users.offsets, items.offsets[1:] + users.offsets[-1]])
         by_bag = np.concatenate([one.reshape(-1, self._width) for one in (by_user, by_item)])
