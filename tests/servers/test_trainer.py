@@ -1,5 +1,6 @@
 """The trainer against a real Kafka: it learns, publishes, keeps, goes on, and nothing on a topic stops it."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
@@ -21,7 +22,7 @@ from streams import kafka
 from streams.admin import admin, ensure_topics
 from streams.dead_letters import Reason
 from streams.health import Health
-from streams.records import FrameKind, Metric, Validation
+from streams.records import SCHEMA_VERSION, Example, FrameKind, Label, LabelState, Metric, Validation
 from streams.settings import KafkaSettings, TaskSettings
 from streams.takeover import Superseded
 from streams.topics import CATALOGUE, DEAD_LETTERS, EXAMPLES, METRICS, UPDATES, USERS
@@ -204,6 +205,32 @@ def test_an_erased_user_is_gone_from_the_update_log_too(
         producer.send(USERS, None, "u7")
         wait_until(lambda: health.values["rows"] == rows - 1, 60, "the user's row is gone")
     assert sum(len(frame.tombstones) for frame in read_list(settings, UPDATES)) == 8
+
+
+def test_an_erasure_is_neither_undone_by_what_is_older_nor_repeated_when_the_user_is_back(
+    settings: KafkaSettings, producer: kafka.Producer, tmp_path: Path
+):
+    learning = learning_settings(settings, tmp_path)
+    with trainer_in_thread(learning) as health:
+        sent = send_requests(producer, 0, 41)
+        wait_until(lambda: health.values["learned"] == sent, 60, "all is learned")
+        rows = health.values["rows"]
+        producer.send(USERS, None, "u7")
+        wait_until(lambda: health.values["rows"] == rows - 1, 60, "the user's row is gone")
+        # The requests' times are of 1970.
+        sent += send_requests(producer, 47, 48)
+        wait_until(lambda: health.values["examples"] == sent, 60, "what the user did before is read")
+        assert health.values["learned"] == sent - SLOTS
+        assert health.values["rows"] == rows - 1
+    clicked = {"click": Label(LabelState.OBSERVED, 1.0)}
+    later_ms = time.time_ns() // 1_000_000 + 60_000
+    back = Example(SCHEMA_VERSION, "back", 0, later_ms, "u7", "i1", clicked, organic=True)
+    producer.send(EXAMPLES, back, "u7")
+    producer.flush(10)
+    for _ in range(2):
+        with trainer_in_thread(learning) as health:
+            wait_until(lambda health=health: health.values["learned"] == sent - SLOTS + 1, 60, "the user is back")
+        assert health.values["rows"] == rows
 
 
 def test_a_trainer_that_is_stopped_as_it_starts_erases_whom_it_has_read_of(
