@@ -207,9 +207,10 @@ class Directory:
         created = np.empty(len(keys), np.int64)
         start = made_so_far = 0
         while start < len(keys):
-            chunk = min(CHUNK, (SEGMENT << int(self.index_state[LEVEL])) // 16)
-            shared = workers is not None and workers.threads > 1 and min(chunk, len(keys) - start) >= SHARED_FROM
-            end = min(len(keys), start + (chunk if shared else SHARED_FROM))
+            rest, chunk = len(keys) - start, min(CHUNK, (SEGMENT << int(self.index_state[LEVEL])) // 16)
+            shared = workers is not None and workers.threads > 1 and min(chunk, rest) >= SHARED_FROM
+            # Equal chunks: a small one that is left over would be worth no sharing.
+            end = start + (-(-rest // -(-rest // chunk)) if shared else min(rest, SHARED_FROM))
             part = (keys[start:end], spaces[start:end], np.uint64(now_s), np.uint64(version), admission)
             if shared:
                 assert workers is not None
@@ -265,9 +266,9 @@ class Directory:
         # serial way, behind all that are there.
         inserting = admission[0] == ALWAYS and self.room >= size
         marks = (self.headers, self.flags, self.blocks)
-        hashes, words = np.empty(size, np.uint64), np.empty(size, np.int64)
+        hashes, places = np.empty(size, np.uint64), np.empty(size, np.int64)
         workers.run(hash_range, size, self.seed, keys, hashes)
-        own, entered = np.empty((PARTS, size + 1), np.int32), np.zeros(PARTS, np.int64)
+        own, entered = np.empty((PARTS, size + 1), np.uint32), np.zeros(PARTS, np.int64)
         workers.run(
             enter_parts,
             PARTS,
@@ -277,20 +278,20 @@ class Directory:
             now_s,
             inserting,
             slots,
-            words,
+            places,
             own,
             entered,
             piece=1,
         )
         self.index_state[USED] += entered.sum()
         created, repeated = np.empty(size, np.int64), np.empty(size, np.int64)
-        made, again = take_slots(self._free, self.counters, slots, created, repeated)
+        made, again, missing = take_slots(self._free, self.counters, slots, created, repeated)
         created = created[:made]
         self._ahead.fill(self.slots_used, made, workers)
-        workers.run(write_range, made, self.numbers, *marks, keys, spaces, now_s, version, slots, words, created)
+        workers.run(write_range, made, self.numbers, *marks, keys, spaces, now_s, version, slots, places, created)
         note_repeated(*marks, slots, repeated[:again], now_s)
         self._grow(workers)
-        if slots.min() < 0:
+        if missing:
             absent = np.flatnonzero(slots == -1)
             slots_of_absent = np.empty(len(absent), np.int64)
             more = self._upsert_serial(keys[absent], spaces[absent], now_s, version, admission, slots_of_absent)

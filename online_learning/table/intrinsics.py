@@ -191,3 +191,17 @@ def mix64(value: np.uint64) -> np.uint64:
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return mixed ^ (mixed >> np.uint64(31))
+
+
+@inlined
+def mix32(value: np.uint32, more: np.uint32) -> np.uint32:
+    """32 bits in which every bit of both inputs moves every bit: vector instructions multiply these three times as fast
+    as 64 bits.
+
+    The rounds of Wellons 2018, "Prospecting for hash functions", with the second input added between them.
+    """
+    mixed = np.uint32(value)
+    mixed = np.uint32((mixed ^ (mixed >> np.uint32(16))) * np.uint32(0x7FEB352D))
+    mixed = np.uint32(mixed + more)
+    mixed = np.uint32((mixed ^ (mixed >> np.uint32(15))) * np.uint32(0x846CA68B))
+    return np.uint32(mixed ^ (mixed >> np.uint32(16)))

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from online_learning.table.compiled import kernel
 from online_learning.table.directory import Directory
 from online_learning.table.index import find_range
-from online_learning.table.intrinsics import copy_row, mix64, prefetch_row
+from online_learning.table.intrinsics import copy_row, mix32, mix64, prefetch_row
 from online_learning.table.memory import reserve
 from online_learning.table.settings import InitializerKind, InitializerSettings
 from online_learning.table.workers import Workers
@@ -119,17 +119,22 @@ def initialise_range(  # type: ignore[no-untyped-def]
     end,
 ):
     """Write the first embedding (a function of seed and key alone) and optimizer state of new rows."""
+    # Unsigned, as in gather_pooled_range.
     size, zeros = np.uint64(dim), np.uint64(zero_columns)
-    for i in range(begin, end):
-        # Unsigned, as in gather_pooled_range.
+    # An array, so that all that a column's draw is made of has 32 bits: what a loop counts has 64.
+    steps = np.empty(dim, np.uint32)
+    for column in range(size):
+        steps[column] = np.uint32((column + np.uint64(1)) * np.uint64(0x9E3779B9) & np.uint64(0xFFFFFFFF))
+    for i in range(np.uint64(begin), np.uint64(end)):
         place = np.uint64(slots[i]) * size
         stream = mix64(keys[i] ^ seed)
         if kind == UNIFORM:
+            low, high = np.uint32(stream & np.uint64(0xFFFFFFFF)), np.uint32(stream >> np.uint64(32))
             for column in range(size):
-                draw = mix64(stream + (column + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
-                # 24 bits: every f32 in [0, 1) of that grid is equally likely
-                unit = np.float32(draw >> np.uint64(40)) * np.float32(2.0**-24)
-                values[place + column] = (np.float32(2) * unit - np.float32(1)) * scale
+                drawn = mix32(np.uint32(low + steps[column]), high)
+                # 24 bits: every f32 in [-1, 1) of their grid is equally likely.
+                unit = np.float32(np.int32(drawn >> np.uint32(8))) * np.float32(2.0**-23) - np.float32(1)
+                values[place + column] = unit * scale
         elif kind == NORMAL:
             for column in range(size):
                 draw = mix64(stream + (column + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))

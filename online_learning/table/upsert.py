@@ -17,17 +17,19 @@ from online_learning.table.headers import HEADER_WORDS, note_sighting, write_hea
 from online_learning.table.index import (
     DUE,
     LEVEL,
+    PLACES,
     SEGMENT_BITS,
     SPLIT,
     USED,
     grow,
     hash_of,
     line_of,
+    next_line,
     number_place,
     probe,
     put,
 )
-from online_learning.table.intrinsics import prefetch, prefetch_far
+from online_learning.table.intrinsics import first_bit, match_line, prefetch, prefetch_far
 from online_learning.table.settings import MAX_ROWS
 
 # Places in a directory's counters, i64 [5].
@@ -46,9 +48,9 @@ FIRST_PROVISIONAL = MAX_ROWS
 """Slots are below it; above it there is room for a chunk of provisional ones in 32 bits."""
 
 AHEAD = 32
-"""Keys between asking for lines and using them. A power of two."""
+"""New rows between asking for the line of their entry and writing it."""
 BLOCK = 32
-"""Keys of a serial insertion whose lines are asked for together; they must still be in L1 when they are read."""
+"""Keys whose lines are asked for together."""
 
 
 @inlined
@@ -132,7 +134,7 @@ def upsert(  # type: ignore[no-untyped-def]
 @kernel
 def hash_range(seed, keys, hashes, begin, end):  # type: ignore[no-untyped-def]
     """Step 1: hashes[begin:end] of keys[begin:end]."""
-    for i in range(begin, end):
+    for i in range(np.uint64(begin), np.uint64(end)):
         hashes[i] = hash_of(keys[i], seed)
 
 
@@ -148,7 +150,7 @@ def enter_parts(  # type: ignore[no-untyped-def]
     now_s,
     inserting,
     slots,
-    words,
+    places,
     own,
     entered,
     begin,
@@ -157,75 +159,110 @@ def enter_parts(  # type: ignore[no-untyped-def]
     """Step 2 for parts [begin, end) of the index.
 
     slots[i] = the slot of a key that is there (its sighting noted); -3 - j for a new one that stands first at place j
-    of the chunk, whose entry is at words[j]; -1 for one that is absent (not `inserting`, or its segment is full).
-    entered[part] = entries made; own i32 [PARTS, n + 1] is scratch.
+    of the chunk, whose number is at places[j] of `numbers`; -1 for one that is absent (not `inserting`, or its segment
+    is full). entered[part] = entries made; own u32 [PARTS, n + 1] is scratch.
+
+    By blocks of keys: while one is looked up, the lines of the next are asked for, and what is noted of the rows of a
+    block is noted while the one behind it is looked up.
     """
     level, split = index_state[LEVEL], index_state[SPLIT]
-    count = hashes.shape[0]
+    every = np.uint64((1 << PLACES) - 1)
+    # Places are unsigned here: numba tests every signed one for being counted from the end.
+    block = np.uint64(BLOCK)
+    words = np.empty(2 * BLOCK, np.int64)
+    found_slots, found = np.empty(2 * BLOCK, np.int64), np.zeros(2, np.uint64)
     for part in range(begin, end):
         mine = own[part]
-        size, made = np.int64(0), 0
-        for i in range(count):
+        count, made = np.uint64(0), 0
+        for i in range(np.uint64(hashes.shape[0])):
             # Without a branch: of four parts, it would be guessed wrong every third time.
-            mine[size] = i
-            size += np.int64((hashes[i] >> np.uint64(SEGMENT_BITS)) & np.uint64(PARTS - 1) == np.uint64(part))
-        for step in range(size + 2 * AHEAD):
-            if step < size:
-                prefetch_far(entries, line_of(hashes[mine[step]], level, split) << 3)
-            second = step - AHEAD
-            if 0 <= second < size:
-                place = np.int64(mine[second])
+            mine[count] = i
+            count += np.uint64((hashes[i] >> np.uint64(SEGMENT_BITS)) & np.uint64(PARTS - 1) == np.uint64(part))
+        start, size, half = np.uint64(0), np.uint64(0), np.uint64(0)
+        found[:] = np.uint64(0)
+        while True:
+            older, before, older_half = size, start - size, block - half
+            size = min(block, count - start)
+            for j in range(size):
+                words[half + j] = line_of(hashes[mine[start + j]], level, split) << 3
+            if older == 0:
+                for j in range(size):
+                    prefetch_far(entries, words[half + j])
+            seen = np.uint64(0)
+            for j in range(older):
+                # Behind the last key these are words of blocks before: asked for in vain.
+                prefetch_far(entries, words[half + j])
+                place, word = np.uint64(mine[before + j]), words[older_half + j]
                 hashed = hashes[place]
-                slot, word = probe(entries, numbers, hashed, line_of(hashed, level, split))
+                matching = match_line(entries, word, hashed) & every
+                vacant = match_line(entries, word, np.uint64(0)) & every
+                if matching != 0:
+                    slot = np.int64(numbers[np.uint64(number_place(word)) + first_bit(matching)]) - 1
+                elif vacant != 0:
+                    slot, word = np.int64(-1), word + np.int64(first_bit(vacant))
+                else:
+                    slot, word = probe(entries, numbers, hashed, next_line(word >> 3))
                 if slot >= FIRST_PROVISIONAL:
                     slots[place] = -3 - (slot - FIRST_PROVISIONAL)
                 elif slot >= 0:
                     slots[place] = slot
                     prefetch_far(headers, slot * HEADER_WORDS + 2)
                     prefetch_far(flags, slot)
+                    found_slots[half + seen] = slot
+                    seen += np.uint64(1)
                 elif inserting and word >= 0:
-                    put(entries, numbers, word, hashed, FIRST_PROVISIONAL + place + 1)
-                    words[place] = word
-                    slots[place] = -3 - place
+                    put(entries, numbers, word, hashed, FIRST_PROVISIONAL + np.int64(place) + 1)
+                    places[place] = number_place(word)
+                    slots[place] = -3 - np.int64(place)
                     made += 1
                 else:
                     slots[place] = -1
-            third = step - 2 * AHEAD
-            if third >= 0 and slots[mine[third]] >= 0:
-                note_sighting(headers, flags, blocks, slots[mine[third]], now_s)
+            # Of the block before; of this one, too, where it was the last.
+            for j in range(found[0]):
+                note_sighting(headers, flags, blocks, found_slots[older_half + j], now_s)
+            if size == 0:
+                for j in range(seen):
+                    note_sighting(headers, flags, blocks, found_slots[half + j], now_s)
+                break
+            found[0] = seen
+            start, half = start + size, older_half
         entered[part] = made
 
 
 @kernel
 def take_slots(free, counters, slots, created, repeated):  # type: ignore[no-untyped-def]
     """Step 3: slots for the new keys, in order; created[:n] = places that made a row, repeated[:m] = later sightings
-    of those. Returns (n, m)."""
-    made, again = 0, 0
-    for i in range(slots.shape[0]):
-        if slots[i] <= -3:
-            first = -3 - slots[i]
+    of those. Returns (n, m, how many of the keys are absent still)."""
+    made, again, absent = np.uint64(0), np.uint64(0), 0
+    for i in range(np.uint64(slots.shape[0])):
+        slot = slots[i]
+        if slot <= -3:
+            first = np.uint64(-3 - slot)
             if first == i:
                 slots[i] = take_slot(free, counters)
                 created[made] = i
-                made += 1
+                made += np.uint64(1)
             else:
                 slots[i] = slots[first]
                 repeated[again] = i
-                again += 1
-    return made, again
+                again += np.uint64(1)
+        elif slot < 0:
+            absent += 1
+    return np.int64(made), np.int64(again), absent
 
 
 @kernel
 def write_range(  # type: ignore[no-untyped-def]
-    numbers, headers, flags, blocks, keys, spaces, now_s, version, slots, words, created, begin, end
+    numbers, headers, flags, blocks, keys, spaces, now_s, version, slots, places, created, begin, end
 ):
     """Step 4 for created[begin:end]."""
-    last = end - 1
-    for j in range(begin, end):
-        prefetch_far(numbers, number_place(words[created[min(j + AHEAD, last)]]))
-        i = created[j]
-        numbers[number_place(words[i])] = np.uint32(slots[i] + 1)
-        write_header(headers, flags, blocks, slots[i], keys[i], version, now_s, spaces[i])
+    last = np.uint64(end - 1)
+    for j in range(np.uint64(begin), np.uint64(end)):
+        prefetch_far(numbers, places[np.uint64(created[min(j + np.uint64(AHEAD), last)])])
+        i = np.uint64(created[j])
+        slot = slots[i]
+        numbers[np.uint64(places[i])] = np.uint32(slot + 1)
+        write_header(headers, flags, blocks, slot, keys[i], version, now_s, spaces[i])
 
 
 @kernel

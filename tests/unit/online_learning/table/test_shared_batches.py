@@ -114,7 +114,7 @@ def test_a_chunk_is_really_shared(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shared == [SHARED_FROM]
 
 
-@given(seed=st.integers(0, 2**32), dim=st.sampled_from([1, 5, 15, 16, 17, 32, 33, 48]))
+@given(seed=st.integers(0, 2**32), dim=st.sampled_from([1, 5, 15, 16, 17, 32, 33, 48, 64]))
 @settings(max_examples=16)
 def test_lookup_is_find_and_gather_and_agrees_with_a_dict(seed: int, dim: int) -> None:
     rng = np.random.default_rng(seed)
