@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from online_learning.watching.value_errors import ValueErrors, running_means
+from online_learning.watching.value_errors import NewestErrors, ValueErrors, running_means
 from streams.records import Validation
 from streams.settings import Target
 
@@ -195,10 +195,11 @@ class _ScoredValues(NamedTuple):
 
 
 class ProgressiveState(msgspec.Struct):
-    """What a checkpoint keeps: the open windows, and the sums since the start of the log."""
+    """What a checkpoint keeps: the open windows, the sums since the start of the log, and values' newest errors."""
 
     tallies: list[tuple[str, str, str, Tally]] = []
     totals: list[tuple[str, str, Tally]] = []
+    newest: list[tuple[str, str, NewestErrors]] = []
 
 
 class Progressive:
@@ -221,6 +222,7 @@ class Progressive:
         self._open: dict[tuple[str, str, str], Tally] = {}
         self._scenes: set[str] = set()
         self._totals = {(learner, task): Tally() for learner in learners for task in tasks}
+        self._newest = {(learner, tasks[column]): NewestErrors() for learner in learners for column in values}
         self._closed: list[tuple[tuple[str, str, str], Tally]] = []
 
     def add(
@@ -244,7 +246,10 @@ class Progressive:
                 continue
             scored = self._scored(task, predictions[rows, :, t], labels[rows, t], each[rows, t], times[rows])
             for number, learner in enumerate(self.learners):
-                self._totals[learner, task].add(scored.hits(number))
+                hits = scored.hits(number)
+                self._totals[learner, task].add(hits)
+                if task in self._value_tasks:
+                    self._newest[learner, task].add(hits.errors)
             for scene, of_scene in _by_scene(rows, told_apart):
                 self._add_open(task, scene, scored.take(of_scene))
 
@@ -262,12 +267,14 @@ class Progressive:
 
     def figures(self) -> dict[str, float]:
         """`auc_TASK_LEARNER`, `log_loss_TASK_LEARNER` and `validated_TASK` since the start of the log; of a value task
-        `mae_`, `rmse_` and `r2_TASK_LEARNER` instead of the first two."""
+        `mae_`, `rmse_` and `r2_TASK_LEARNER` instead of the first two, and `r2_newest_TASK_LEARNER` without how they
+        all began."""
         figures: dict[str, float] = {}
         for (learner, task), tally in self._totals.items():
             figures[f"validated_{task}"] = float(tally.n)
             if task in self._value_tasks:
                 errors = {"mae": tally.errors.mae, "rmse": tally.errors.rmse, "r2": tally.errors.r2}
+                errors["r2_newest"] = self._newest[learner, task].sum.r2
                 known = {name: value for name, value in errors.items() if not math.isnan(value)}
                 figures.update((f"{name}_{task}_{learner}", value) for name, value in known.items())
                 continue
@@ -282,6 +289,7 @@ class Progressive:
         return ProgressiveState(
             tallies=[(*key, tally) for key, tally in self._open.items()],
             totals=[(*key, tally) for key, tally in self._totals.items()],
+            newest=[(*key, newest) for key, newest in self._newest.items()],
         )
 
     def restore(self, state: ProgressiveState) -> None:
@@ -293,6 +301,9 @@ class Progressive:
         for learner, task, tally in state.totals:
             if (learner, task) in self._totals:
                 self._totals[learner, task] = tally
+        for learner, task, newest in state.newest:
+            if (learner, task) in self._newest:
+                self._newest[learner, task] = newest
 
     def _told_apart(self, scene: str) -> str:
         """The scene, or where there are too many, what stands for all others."""

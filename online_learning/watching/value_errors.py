@@ -1,11 +1,14 @@
 """How wrong predictions of a value are: sums that merge, and what they come to."""
 
 import math
-from typing import Self
+from typing import Final, Self
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+NEWEST: Final = 500
+"""Few enough to say how it is of late, enough that a few large values do not decide."""
 
 
 class ValueErrors(msgspec.Struct, frozen=True):
@@ -59,6 +62,24 @@ class ValueErrors(msgspec.Struct, frozen=True):
         """The share of the running mean's squared error that is gone: 1 is perfect, 0 as good as that mean, below 0
         worse; NaN where the mean is never wrong."""
         return 1.0 - self.squared / self.reference if self.reference > 0 else math.nan
+
+
+class NewestErrors(msgspec.Struct):
+    """The errors of the newest predictions: at least `NEWEST` of them, where there are so many, and up to twice."""
+
+    older: ValueErrors = ValueErrors()
+    newer: ValueErrors = ValueErrors()
+
+    def add(self, errors: ValueErrors) -> None:
+        """Takes the errors of a batch."""
+        self.newer += errors
+        if self.newer.n >= NEWEST:
+            self.older, self.newer = self.newer, ValueErrors()
+
+    @property
+    def sum(self) -> ValueErrors:
+        """All of them."""
+        return self.older + self.newer
 
 
 def running_means(labels: NDArray[np.float64], before: ValueErrors) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from online_learning.state import CheckpointMeta, Counters
 from online_learning.updates.position import LogPosition
 from online_learning.watching.progressive import Progressive, ProgressiveState, merged_errors
-from online_learning.watching.value_errors import ValueErrors, running_means
+from online_learning.watching.value_errors import NEWEST, NewestErrors, ValueErrors, running_means
 from streams.records import Validation
 from streams.topics import METRICS
 
@@ -58,6 +58,27 @@ def test_merged_windows_are_numpys_figures_whatever_the_batches(seed: int, sizes
         assert sum(w.prediction_sum for w in mine) / sum(w.label_sum for w in mine) == pytest.approx(
             said[known, number, 1].sum() / values.sum(), rel=1e-5
         )
+
+
+def test_the_newest_errors_leave_the_beginning_behind() -> None:
+    newest, errors = NewestErrors(), ValueErrors.of(np.ones(7), np.zeros(7), np.ones(7))
+    for k in range(300):
+        newest.add(errors)
+        assert newest.sum.n == 7 * (k + 1) if 7 * (k + 1) < NEWEST else NEWEST <= newest.sum.n < 2 * NEWEST + 14
+    for _ in range(NEWEST):
+        newest.add(ValueErrors.of(np.zeros(4), np.zeros(4), np.ones(4)))
+    assert newest.sum.r2 == 1.0
+
+
+def test_status_says_how_it_was_from_the_start_and_how_it_is_of_late() -> None:
+    progressive = Progressive(("online",), ("stay",), 100, values=(0,))
+    labels = np.random.default_rng(0).exponential(30.0, 4 * NEWEST).astype(np.float32)
+    said = np.where(np.arange(4 * NEWEST) < 2 * NEWEST, 1_000.0, labels).astype(np.float32)
+    for k in range(0, 4 * NEWEST, 50):
+        part = slice(k, k + 50)
+        progressive.add(said[part, None, None], labels[part, None], range(50), [""] * 50)
+    figures = progressive.figures()
+    assert figures["r2_stay_online"] < 0 < figures["r2_newest_stay_online"] == 1.0
 
 
 def test_a_window_of_values_says_so_and_has_neither_classes_nor_auc() -> None:
