@@ -1,7 +1,7 @@
 """Examples as the join emits them: the labels of a slot, and the records made of them, encoded.
 
-A request's examples differ in few fields. The others are copied from the impression's own bytes: making and encoding
-ten records cost more than all the rest of the join.
+A request's examples differ in few fields; the others are copied from the impression's own bytes. Those of items on
+which nobody acted, which are most, are made by compiled code (`negatives`).
 """
 
 from typing import Final
