@@ -45,6 +45,8 @@ class Items:
         self._catalogue_used = False
         self.bags: list[Bags] = []
         self._side = Side.of([], self._encoder.item_spaces)
+        # Whether it holds the keys that an item had before.
+        self._stale = False
         self._pending: dict[tuple[int, str], FeatureRow | None] = {}
         self._dirty = True
         self._due_s = 0.0
@@ -68,8 +70,7 @@ class Items:
         if bags == self.bags[slot]:
             return None
         self.bags[slot] = bags
-        if slot < self._side.rows:
-            self._side = Side.of(self.bags, self._encoder.item_spaces)
+        self._stale = self._stale or slot < self._side.rows
         return slot
 
     def put_stats(self, item: str, arm: str, row: FeatureRow | None) -> None:
@@ -115,6 +116,8 @@ class Items:
 
     def side(self) -> Side:
         """The encoded keys of all items, by slot."""
+        if self._stale:
+            self._side, self._stale = Side.of(self.bags, self._encoder.item_spaces), False
         known = self._side
         if known.rows < len(self):
             new = Side.of(self.bags[known.rows :], self._encoder.item_spaces)

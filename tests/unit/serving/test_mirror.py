@@ -4,12 +4,14 @@ import multiprocessing
 import shutil
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from online_learning.models.dense_features import decayed_item_stats
+from online_learning.models.fields import FieldEncoder, Side
 from online_learning.models.retrieval import item_vectors
 from online_learning.models.retriever import new_retriever
 from online_learning.settings import LearningSettings, ModelSettings
@@ -164,6 +166,26 @@ def test_keys_are_those_of_the_encoder_for_new_changed_and_deleted_items(tmp_pat
         assert side.keys.tolist() == wanted
         assert np.diff(side.offsets).tolist() == [n for bags in writer.items.bags for n in bags.lengths]
         assert side.rows == len(mirror.catalogue)
+
+
+def test_a_catalogue_that_is_published_anew_is_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for each change, 100,000 items would keep the replica from its updates for hours."""
+    writer = Writer(tmp_path)
+    writer.put(*(item(f"i{k}") for k in range(50)))
+    writer.flush()
+    made: list[Any] = []
+    of = Side.of
+
+    def counted(bags: Any, spaces: NDArray[np.uint16]) -> Side:
+        made.append(bags)
+        return of(bags, spaces)
+
+    monkeypatch.setattr(Side, "of", counted)
+    writer.put(*(item(f"i{k}", category="other") for k in range(50)))
+    writer.flush()
+    assert len(made) == 1
+    encoded = FieldEncoder(MODEL).encode_items([item(f"i{k}", category="other") for k in range(50)])
+    assert writer.items.side().keys.tolist() == encoded.keys.tolist()
 
 
 def test_without_a_catalogue_what_was_acted_on_may_be_shown_and_with_one_only_what_it_lists(tmp_path: Path) -> None:
