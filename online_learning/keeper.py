@@ -14,6 +14,7 @@ from online_learning.learners import Learners
 from online_learning.models.parameters import ShapeMismatch
 from online_learning.settings import LearningSettings
 from online_learning.state import Backfilled, CheckpointMeta, dense_arrays, dense_parameters, meta_of, trainer_state
+from online_learning.table.export import TableFull
 from online_learning.table.table import Table
 from online_learning.table.version import pack_version
 from online_learning.updates.position import LogPosition
@@ -71,8 +72,8 @@ class Keeper:
     def restore(self, learners: Learners, *, resume_backfill: bool = False) -> Kept:
         """Brings the learners to the newest intact checkpoint, if there is one.
 
-        Raises CheckpointError where there are checkpoints but none that fits: none is intact, or the model's fields,
-        tasks or shape have changed since. Starting anew must be somebody's decision.
+        Raises CheckpointError where there are checkpoints but none that fits: none is intact, the model's fields, tasks
+        or shape have changed since, or there are more rows than there may be. Starting anew must be somebody's decision.
         """
         checkpoint = self._store.load_newest()
         if checkpoint is None:
@@ -100,6 +101,8 @@ class Keeper:
             )
         except (ShapeMismatch, ValueError) as error:
             raise CheckpointError(f"checkpoint {checkpoint.number} is of another model: {error}") from error
+        except TableFull as error:
+            raise CheckpointError(f"checkpoint {checkpoint.number} does not fit: {error}") from error
         learners.restore(state, meta.counters)
         self._saved = checkpoint.offsets
         logger.info("restored checkpoint %d", checkpoint.number)

@@ -1,5 +1,6 @@
 """Keeping: a place that is slow or full neither stops the learning nor makes anybody believe that it kept something."""
 
+import re
 import threading
 from pathlib import Path
 
@@ -8,10 +9,12 @@ import numpy as np
 import pytest
 
 from online_learning.catalogue import Catalogue
+from online_learning.checkpoint.checkpoint import CheckpointError
 from online_learning.checkpoint.storage import Draft, LocalStorage
 from online_learning.keeper import Keeper
 from online_learning.learners import Learners
-from online_learning.settings import LearningSettings, ModelSettings, TrainerSettings
+from online_learning.settings import LearningSettings, ModelSettings, RowSettings, TrainerSettings
+from online_learning.table.settings import FullPolicy, OptimizerKind
 from online_learning.updates.position import LogPosition
 from streams.settings import KafkaSettings, TaskSettings
 from tests.stacks import wait_until
@@ -114,6 +117,28 @@ def test_nothing_new_is_not_kept_again(tmp_path: Path, learners: Learners) -> No
         one.save(learners, Published(), at(1))
         one.close()
     assert one.number == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rows": RowSettings(max_rows=2, full=FullPolicy.REFUSE)}, "does not fit: `max_rows` == 2"),
+        ({"sparse_optimizer": OptimizerKind.SGD}, "`optimizer` == 'sgd', must be 'adagrad'"),
+        ({"model": ModelSettings(dim=3, hidden=(4,))}, "`dim` == 4, must be 3"),
+        ({"model": ModelSettings(dim=2, hidden=(5,))}, "`layer.0.bias` has shape"),
+        ({"tasks": (TaskSettings(name="buy", shown_is_negative=True),)}, "with the tasks"),
+    ],
+)
+def test_a_checkpoint_that_the_settings_cannot_take_is_refused_in_words(
+    tmp_path: Path, learners: Learners, change: dict[str, object], message: str
+) -> None:
+    one = keeper(tmp_path)
+    for key in range(1, 6):
+        learn(learners, key)
+    one.save(learners, Published(), at(1), wait=True)
+    other = msgspec.structs.replace(SETTINGS, **change)
+    with pytest.raises(CheckpointError, match=re.escape(message)):
+        Keeper(other, str(tmp_path)).restore(Learners(other, Catalogue()))
 
 
 def test_a_manifest_of_another_format_is_named_as_such(tmp_path: Path, learners: Learners) -> None:
