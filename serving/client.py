@@ -71,7 +71,10 @@ class Recommender:
 
     def recommend(self, user: str, n: int = 10, context: dict[str, Any] | None = None) -> Recommendation:
         """At most `n` items for the user: fewer where there are fewer. Raises Refused or Unavailable."""
-        inputs = [_text("user", user.encode()), _int("n", n), _text("context", msgspec.json.encode(context or {}))]
+        try:
+            inputs = [_text("user", user.encode()), _int("n", n), _text("context", msgspec.json.encode(context or {}))]
+        except (ValueError, OverflowError, TypeError, RecursionError, msgspec.MsgspecError) as error:
+            raise Refused(f"this cannot be sent: {error}") from error
         result = self._infer("recommend", inputs)
         return Recommendation(
             items=[item.decode() for item in result.as_numpy("items").tolist()],
