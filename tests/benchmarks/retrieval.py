@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from online_learning.catalogue import Catalogue
 from online_learning.learners import Learners
 from online_learning.models.fields import FieldEncoder, Side
-from online_learning.models.retriever import new_retriever
 from online_learning.settings import LearningSettings, NegativesSettings, RetrievalSettings
 from online_learning.table.version import pack_version
 from streams.datasets.dataset import Dataset
 from streams.records import Example, Label, LabelState
+from tests.benchmarks.finder import Finder
 from tests.benchmarks.progressive import TASKS, organic_examples
 from tests.benchmarks.ratings import BATCH, options, over_seeds
 
@@ -42,30 +42,10 @@ def settings_of(seed: int) -> dict[str, LearningSettings]:
     }
 
 
-class Finder:
-    """Looks for items as serving does, in the trainer's own table."""
-
-    def __init__(self, settings: LearningSettings, catalogue: Catalogue, names: list[str]) -> None:
-        self._encoder = FieldEncoder(settings.model, catalogue.item)
-        self._retriever = new_retriever(settings)
-        self._items = self._retriever.side(self._encoder.encode_items(names))
-        self._catalogue = catalogue
-
-    def scores(self, these: Learners, examples: list[Example]) -> NDArray[np.float32]:
-        """f32 [B, N] of all items for each example's user."""
-        self._retriever.load(these.online.dense_parameters())
-        items = self._retriever.item_vectors(self._pooled(these, self._items))
-        queries = []
-        for one in examples:
-            recent = one.user_features.values["recent_items"] if one.user_features is not None else []
-            attributes = self._catalogue.user_attributes(one.user)
-            user = self._retriever.side(self._encoder.encode_user(one.user, attributes, recent, one.scene))
-            queries.append(self._retriever.query(self._pooled(these, user), 0))
-        return np.stack(queries) @ items.T
-
-    def _pooled(self, these: Learners, side: Side) -> NDArray[np.float32]:
-        table = these.online.table
-        return table.gather_pooled(table.find(side.keys), side.offsets, "mean").reshape(side.rows, side.fields, -1)
+def user_side(encoder: FieldEncoder, catalogue: Catalogue, one: Example) -> Side:
+    """The user and context fields of an example."""
+    recent = one.user_features.values["recent_items"] if one.user_features is not None else []
+    return encoder.encode_user(one.user, catalogue.user_attributes(one.user), recent, one.scene)
 
 
 def ranks(scores: NDArray[np.float32], own: NDArray[np.int64], seen: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -89,7 +69,8 @@ def measure(dataset: Dataset, limit: int, batch: int, seed: int) -> dict[str, di
     examples = [replace(one, labels={**one.labels, **click}) for one in organic_examples(dataset, limit)]
     told = settings_of(seed)
     these = {name: Learners(settings, catalogue) for name, settings in told.items()}
-    finders = {name: Finder(settings, catalogue, names) for name, settings in told.items()}
+    encoder = FieldEncoder(LearningSettings().model, catalogue.item)
+    finders = {name: Finder(settings, encoder, names) for name, settings in told.items()}
     found: dict[str, list[NDArray[np.int64]]] = {name: [] for name in (*told, "popularity")}
     spent = dict.fromkeys(told, 0.0)
     seen = np.zeros((2_000, len(names)), dtype=np.bool_)
@@ -98,9 +79,10 @@ def measure(dataset: Dataset, limit: int, batch: int, seed: int) -> dict[str, di
         chunk = examples[start : start + batch]
         own = np.array([place[one.item] for one in chunk])
         who = np.array([users[one.user] for one in chunk])
+        sides = [user_side(encoder, catalogue, one) for one in chunk]
         for name, learners in these.items():
             if start >= len(examples) // 2:
-                found[name].append(ranks(finders[name].scores(learners, chunk), own, seen[who]))
+                found[name].append(ranks(finders[name].scores(learners, sides), own, seen[who]))
             began = time.process_time()
             learners.learn(chunk, chunk[-1].ts, pack_version(1, step))
             spent[name] += time.process_time() - began
