@@ -1,7 +1,9 @@
 """Prepares a cluster for freshet: its topics, and the experiments that the settings declare."""
 
+import logging
 import threading
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from infra.settings import Settings, SettingsError
 from streams.admin import ensure_topics
@@ -10,6 +12,8 @@ from streams.logs import ends_of, raw_records
 from streams.records import Experiment
 from streams.settings import KafkaSettings
 from streams.topics import EXPERIMENTS
+
+logger = logging.getLogger(__name__)
 
 
 def provision(settings: Settings, *, wait_s: float = 60.0, stop: threading.Event | None = None) -> None:
@@ -48,14 +52,23 @@ def definitions(
     settings: KafkaSettings, *, wait_s: float = 60.0, stop: threading.Event | None = None
 ) -> dict[str, Experiment]:
     """Every experiment's newest definition on the cluster, by name."""
-    found: dict[str, Experiment] = {}
     ends = ends_of(settings, [EXPERIMENTS.name], wait_s=wait_s, stop=stop)
-    for record in raw_records(settings, ends, wait_s=wait_s, stop=stop):
-        if record.value is None:
-            found.pop(record.key.decode(), None)
-        else:
-            definition = EXPERIMENTS.codec.decode(record.value)
-            found[definition.name] = definition
+    return newest(raw_records(settings, ends, wait_s=wait_s, stop=stop))
+
+
+def newest(records: Iterable[Any]) -> dict[str, Experiment]:
+    """The newest definition by name of Kafka's records in their order; what cannot be read is passed over, as the
+    replicas do."""
+    found: dict[str, Experiment] = {}
+    for record in records:
+        try:
+            if record.value is not None:
+                definition = EXPERIMENTS.codec.decode(record.value)
+                found[definition.name] = definition
+            elif record.key is not None:
+                found.pop(record.key.decode(), None)
+        except (ValueError, RecursionError) as error:
+            logger.warning("a record of %s is passed over: %s", EXPERIMENTS.name, error)
     return found
 
 

@@ -3,9 +3,10 @@
 import msgspec
 import pytest
 
-from infra.provision import changes
+from infra.provision import changes, newest
 from infra.settings import SettingsError
 from streams.records import ArmDefinition, Experiment
+from streams.topics import EXPERIMENTS
 
 RUNNING = Experiment(
     name="home",
@@ -13,6 +14,29 @@ RUNNING = Experiment(
     arms=[ArmDefinition(name="a", policy="online"), ArmDefinition(name="b", policy="popularity")],
     version=2,
 )
+
+
+class Record(msgspec.Struct):
+    """A record as kafka-python hands it over."""
+
+    key: bytes | None
+    value: bytes | None
+
+
+def test_the_newest_definition_of_each_counts_and_what_nobody_can_read_does_not() -> None:
+    """The topic is compacted: a start that failed of such a record would fail for ever."""
+    newer = msgspec.structs.replace(RUNNING, version=3)
+    records = [
+        Record(b"home", EXPERIMENTS.codec.encode(RUNNING)),
+        Record(b"x", b"{"),
+        Record(b"x", b'{"name": "x", "control": "a", "arms": [], "z": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"),
+        Record(b"\xff", None),
+        Record(None, None),
+        Record(b"home", EXPERIMENTS.codec.encode(newer)),
+        Record(b"gone", EXPERIMENTS.codec.encode(msgspec.structs.replace(RUNNING, name="gone"))),
+        Record(b"gone", None),
+    ]
+    assert newest(records) == {"home": newer}
 
 
 def test_a_new_experiment_is_published() -> None:
