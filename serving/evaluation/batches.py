@@ -66,7 +66,7 @@ class Partition:
             found = list(
                 rows_of(self.topic.codec.decode(record.value), Origin(self.topic.name, self.number, record.offset))
             )
-        except Unreadable as error:
+        except (Unreadable, RecursionError) as error:
             batch.unreadable.append((record, Reason.UNREADABLE, str(error)))
             return
         for table, row in found:

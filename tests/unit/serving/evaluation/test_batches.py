@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from serving.evaluation.batches import BATCH_BYTES, Partition
 from streams import topics
+from streams.dead_letters import Reason
 from streams.records import Action, Metric, Validation
 
 
@@ -37,6 +38,15 @@ def bounds(partition: Partition) -> list[tuple[int, int]]:
 
 def offsets(partition: Partition, table: str = "actions") -> list[int]:
     return [row[2] for batch in partition.batches for row in batch.rows.get(table, [])]
+
+
+@pytest.mark.parametrize("topic", [topics.ACTIONS, topics.EXPERIMENTS, topics.METRICS], ids=lambda topic: topic.name)
+def test_a_record_nested_without_end_is_told_of_and_does_not_stop_the_log(topic: topics.Topic) -> None:
+    partition = Partition(topic, 0, {"actions": 0, "experiments": 0, "metrics": 0, "validations": 0}, 0, frozenset())
+    partition.add(Record(0, b'{"z": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"))
+    ((_, reason, _),) = partition.batches[0].unreadable
+    assert reason is Reason.UNREADABLE
+    assert partition.next_offset == 1
 
 
 # Offsets grow with gaps: transaction markers and compaction take some away.
