@@ -38,5 +38,5 @@ class Codec(Generic[T]):
         """Raises Unreadable with the path of the first field that is wrong."""
         try:
             return self._decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Unreadable(str(error)) from error

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from streams import contexts
 from streams.dead_letters import Reason
 from streams.labels import LabelRules, is_good
 from streams.records import SCHEMA_VERSION, Action, Event
@@ -61,6 +62,12 @@ class Intake:
                 Reason.BAD_VALUE,
                 f"`$.value` == {event.value}, must be in [0, {MOST_VALUE:g}]: that of `{event.kind}` is a label",
             )
+        if event.context:
+            # The join writes it again in msgpack: what that cannot hold would stop all later examples.
+            try:
+                contexts.check(event.context)
+            except contexts.BadContext as error:
+                raise Rejected(Reason.BAD_VALUE, f"`$.context` {error}") from error
         action = Action(
             ts=event.ts,
             user=event.user,

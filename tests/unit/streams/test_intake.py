@@ -47,6 +47,20 @@ def test_unknown_fields_are_kept() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("context", "detail"),
+    [
+        ({"a": [{"b": 2**64}]}, "`$.context` has at `$.a[0].b` an integer that 64 bits cannot hold"),
+        ({"a": -(2**63) - 1}, "`$.context` has at `$.a` an integer that 64 bits cannot hold"),
+        ({"a": json.loads("[" * 32 + "]" * 32)}, "`$.context` is nested too deep, must have at most 32 levels"),
+    ],
+)
+def test_a_context_that_no_example_can_carry_is_refused(context: dict[str, Any], detail: str) -> None:
+    """Taken, it would end the join of its partition at every start."""
+    refused = rejected(encoded(context=context))
+    assert (refused.reason, refused.detail) == (Reason.BAD_VALUE, detail)
+
+
 @pytest.mark.parametrize("version", [0, 1, 2])
 def test_the_versions_around_our_own_are_taken(version: int) -> None:
     assert read(encoded(v=version)).v == 1

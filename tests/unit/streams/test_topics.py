@@ -2,13 +2,15 @@
 
 from typing import Any
 
+import pytest
 from kafka.partitioner.default import murmur2
 
 from streams.admin import Declared, declared, differences
+from streams.codec import Encoding, Unreadable
 from streams.dead_letters import KEPT_BYTES, Reason, dead_letter
 from streams.outbox import Outbox, partition_of
 from streams.settings import KafkaSettings, StreamsSettings
-from streams.topics import CATALOGUE, DEAD_LETTERS, STAGES, changelog
+from streams.topics import CATALOGUE, DEAD_LETTERS, STAGES, Topic, changelog
 
 SETTINGS = StreamsSettings(kafka=KafkaSettings(partitions=6, item_partitions=3, retention_hours=2.0))
 
@@ -99,3 +101,11 @@ def test_a_dead_letter_of_a_huge_record_fits_the_topic() -> None:
     assert len(key) + len(value) < 2**20 - 1_000
     assert letter.value is not None and len(letter.value) == KEPT_BYTES
     assert "first 655360 of 10000000 bytes kept" in letter.detail
+
+
+@pytest.mark.parametrize("topic", CATALOGUE, ids=lambda topic: topic.name)
+def test_a_record_nested_without_end_is_unreadable_like_any_other(topic: Topic) -> None:
+    text = topic.codec.encoding is Encoding.JSON
+    nested = b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}" if text else b"\x91" * 100_000 + b"\x90"
+    with pytest.raises(Unreadable):
+        topic.codec.decode(nested)
