@@ -35,7 +35,15 @@ from streams.records import ModelVersion
 from streams.topics import EXAMPLES
 from tests.stacks import RunningStack, wait_until
 from tests.threads import in_thread
-from tests.trainers import SLOTS, learning_settings, send_items, send_requests, trainer_in_thread
+from tests.trainers import (
+    SLOTS,
+    TASKS_WITH_DWELL,
+    learning_settings,
+    scale_of,
+    send_items,
+    send_requests,
+    trainer_in_thread,
+)
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 
@@ -45,7 +53,7 @@ STORED, LIVE = 80, 40
 
 
 class World:
-    """A Kafka with STORED requests on it, and then LIVE more."""
+    """A Kafka with STORED requests on it, and then LIVE more; who clicks also tells how long they stayed."""
 
     def __init__(self, stack: RunningStack, folder: Path) -> None:
         self.kafka, self.folder = stack.settings.kafka, folder
@@ -57,14 +65,15 @@ class World:
     def send(self, requests: int) -> None:
         with kafka.producer(self.kafka) as producer:
             first = self.sent // SLOTS
-            self.sent += send_requests(producer, first, first + requests, partition=PARTITION)
+            self.sent += send_requests(producer, first, first + requests, partition=PARTITION, dwell=True)
 
     def settings(self, name: str, **trainer: object) -> LearningSettings:
-        return learning_settings(self.kafka, self.folder / name, max_batch=1, **trainer)
+        settings = learning_settings(self.kafka, self.folder / name, max_batch=1, **trainer)
+        return msgspec.structs.replace(settings, tasks=TASKS_WITH_DWELL)
 
-    def live(self, name: str) -> Checkpoint:
+    def live(self, name: str, **trainer: object) -> Checkpoint:
         """A live trainer until all that was sent is learned; its last checkpoint."""
-        with trainer_in_thread(self.settings(name)) as health:
+        with trainer_in_thread(self.settings(name, **trainer)) as health:
             wait_until(lambda: health.values["learned"] >= self.sent, 120, "all is learned")
         return newest(self.folder / name)
 
@@ -117,7 +126,7 @@ def newest(folder: Path) -> Checkpoint:
 
 
 def assert_same(world: World, one: Checkpoint, other: Checkpoint) -> None:
-    """Both hold the same rows and network, byte for byte, of the same examples."""
+    """Both hold the same rows, network and scale of values, byte for byte, of the same examples."""
     settings = table_settings(world.settings("any"))
     digests = [Table.restore(settings, found.tables[TABLE]).digest() for found in (one, other)]
     assert digests[0] == digests[1]
@@ -125,10 +134,12 @@ def assert_same(world: World, one: Checkpoint, other: Checkpoint) -> None:
     assert {name: value.tobytes() for name, value in parameters[0].items()} == {
         name: value.tobytes() for name, value in parameters[1].items()
     }
+    assert scale_of(one) == scale_of(other)
     assert one.offsets[EXAMPLES.name] == other.offsets[EXAMPLES.name]
     counters = [meta_of(found).counters for found in (one, other)]
     assert counters[0].learned == counters[1].learned == world.sent
     assert counters[0].labels == counters[1].labels
+    assert scale_of(one).seen == [counters[0].labels["dwell"]] and counters[0].labels["dwell"] > 0
 
 
 def as_json_lines(rows: list[dict[str, Any]], path: Path) -> None:
@@ -293,7 +304,8 @@ def test_replicas_leave_the_old_history_for_the_backfilled_one(world: World) -> 
         return sum(mirror.lineage().learned.values()) == world.sent
 
     with replica(world, "kept") as mirror:
-        world.live("old")
+        # The replica knows nothing of its checkpoints, so no frame may be deleted before the replica has read it.
+        world.live("old", checkpoint_interval_s=3600.0)
         wait_until(lambda: holds(mirror), 60, "the old history is at the replica")
         epoch = mirror.lineage().epoch
         world.send(LIVE)
