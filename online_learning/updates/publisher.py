@@ -172,7 +172,7 @@ class Publisher:
             return False
         self._partly = dict(partly or learned)
         reached = dict(learned) if complete else self._learned
-        frames = self._frames(table.export(keys), self._now_ms(), reached)
+        frames = self._frames(table.export(keys), self._now_ms(), self._learned, reached)
         self._learned = reached
         self._send_sparse(frames, table, keys)
         return True
@@ -219,8 +219,12 @@ class Publisher:
         self._writer.close(timeout_s)
 
     def _beginning(self, restored: LogPosition, table: Table, keys: NDArray[np.uint64]) -> Iterator[Frame]:
-        """An epoch's first frames, made as they are sent: there may be more rows than memory should hold twice."""
+        """An epoch's first frames, made as they are sent: there may be more rows than memory should hold twice.
+
+        What the checkpoint had learned is said with the last of its rows: some may never have been on the log.
+        """
         self._sequence = {self._sparse: 0, self._dense: 0}
+        learned = {} if len(keys) else self._learned
         for name in (self._table, DENSE):
             at = restored.of(stream_of(name, self._shard))
             yield epoch_frame(
@@ -230,17 +234,20 @@ class Publisher:
                 resumes_epoch=at.epoch,
                 resumes=at.sequence,
                 created_at=self.begun_at,
-                learned=self._learned,
+                learned=learned,
                 partly=self._partly,
             )
         limit = self._most_rows(table)
         for start in range(0, len(keys), limit):
-            yield from self._frames(table.export(keys[start : start + limit]), self.begun_at, self._learned)
+            reached = self._learned if start + limit >= len(keys) else learned
+            yield from self._frames(table.export(keys[start : start + limit]), self.begun_at, learned, reached)
 
     def _most_rows(self, table: Table) -> int:
         return max(1, self._max_batch_bytes // (10 + 4 * table.dim))
 
-    def _frames(self, export: Export, created_at: int, learned: Mapping[int, int]) -> list[Frame]:
+    def _frames(
+        self, export: Export, created_at: int, before: Mapping[int, int], learned: Mapping[int, int]
+    ) -> list[Frame]:
         rows = Rows(export.keys, export.spaces, export.rows, export.tombstones)
         frames = list(
             sparse_frames(
@@ -251,7 +258,7 @@ class Publisher:
                 first_sequence=self._sequence[self._sparse] + 1,
                 created_at=created_at,
                 encoding=self._encoding,
-                learned_before=self._learned,
+                learned_before=before,
                 learned=learned,
                 partly=self._partly,
             )

@@ -123,6 +123,21 @@ def test_learned_goes_out_only_with_the_frame_that_completes_it(settings: KafkaS
     assert [len(frame.keys) for frame in log] == [8 * 1000, 8 * 1000, 8 * 500, 0]
 
 
+@pytest.mark.parametrize("rows", [0, 100])
+def test_an_epoch_claims_nothing_before_the_rows_of_its_checkpoint_are_in(
+    settings: KafkaSettings, shard: int, rows: int
+) -> None:
+    """Of what the checkpoint learned, some may never have been on the log."""
+    table = Table(TableSettings(dim=DIM))
+    table.find_or_insert(np.arange(1, rows + 1, dtype=np.uint64), np.zeros(rows, np.uint16), 0, 1)
+    publisher = Publisher(settings, shard=shard, max_batch_bytes=500)
+    publisher.begin_epoch(LogPosition(), table, {0: 7})
+    publisher.close()
+    told = [frame.learned for frame in frames(settings, shard) if frame.table == TABLE]
+    assert told == [{}] * (len(told) - 1) + [{0: 7}]
+    assert (len(told) > 2) == bool(rows)
+
+
 @pytest.mark.parametrize("part_rows", [1_000, 10])
 def test_a_restart_repairs_what_its_checkpoint_does_not_know(
     settings: KafkaSettings, shard: int, part_rows: int
@@ -158,7 +173,8 @@ def test_a_restart_repairs_what_its_checkpoint_does_not_know(
     behind = frames(settings, shard, position)
     assert replayed(behind, FrameOrder(position), rows_in(restored)) == rows_in(restored)
     taken = next(frame for frame in log if frame.epoch == successor.epoch and frame.table == TABLE)
-    assert (taken.kind, taken.learned, taken.resumes_epoch) == (FrameKind.EPOCH, {0: 1}, publisher.epoch)
+    assert (taken.kind, taken.learned, taken.resumes_epoch) == (FrameKind.EPOCH, {}, publisher.epoch)
+    assert parts[-1].learned == {0: 1}
 
 
 def test_a_restart_without_any_checkpoint_takes_everything_back(settings: KafkaSettings, shard: int) -> None:
