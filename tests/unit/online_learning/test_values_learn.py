@@ -72,7 +72,8 @@ class Stream:
         joined = self.join.drain(T0)
         self.disk.apply(joined.changes, None)
         self.join.settle()
-        return [EXAMPLES.codec.decode(data) for _, data in joined.examples]
+        sent = [*joined.negatives.entries(), *joined.examples]
+        return [EXAMPLES.codec.decode(data or b"") for _, data in sent]
 
     def learners(self, settings: LearningSettings) -> Learners:
         """New learners that know the world's catalogue."""
