@@ -26,11 +26,11 @@ The watermark works in buckets of 250 ms (`time_index`): what it decides comes s
 from msgspec import Struct
 
 from streams.aggregates import RATING
-from streams.columns import Columns
 from streams.join_examples import ExampleMaker
 from streams.join_state import NEVER, Clock, Held, HeldRecord, JoinState, Slot, Waiting, identity, pair
 from streams.labels import LabelRules, negative_kept
 from streams.local_state import LocalState
+from streams.negatives import Closed
 from streams.opened import Opened, opened
 from streams.records import Action, FeatureRow, Impression
 from streams.settings import StreamsSettings
@@ -40,10 +40,10 @@ from streams.time_index import bucket_of
 
 class Joined(Struct):
     """What a batch of records came to: examples (user as key, encoded) and others to send, and the state's changes
-    (None deletes a key). `negatives` are examples of items on which nobody acted, to be sent before `examples`, which
+    (None deletes a key). `closed` makes examples of items on which nobody acted, to be sent before `examples`, which
     may revise them."""
 
-    negatives: Columns
+    closed: Closed
     examples: list[tuple[bytes, bytes]]
     signals: SignalLog
     features: list[FeatureRow]
@@ -378,9 +378,7 @@ class Join:
         for user, stats in self._state.users.touched().items():
             stats.available_at = now_ms
             features.append(stats.row(user, now_ms))
-        negatives = self._negatives.drain()
-        self.counts.negatives += len(negatives)
-        joined = Joined(negatives, self._examples, self._signals, features, self._state.drain(moved))
+        joined = Joined(self._negatives.drain(), self._examples, self._signals, features, self._state.drain(moved))
         self._examples, self._signals = [], SignalLog(self._places)
         return joined
 

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
+from msgspec import Struct
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -54,14 +55,30 @@ class Negatives:
         for k in sorted(spoken):
             self._spoken.append((place, k))
 
-    def drain(self) -> Columns:
-        """The examples, with users as keys, of what was added since the last drain; the items of each impression in
-        their order."""
-        pieces = self._constants + self._impressions
-        begins = np.fromiter(accumulate(map(len, pieces), initial=0), dtype=np.int64, count=len(pieces) + 1)
-        constants, impressions = begins[: len(self._constants) + 1], begins[len(self._constants) :]
-        spoken = np.array(self._spoken, dtype=np.int64).reshape(-1, 2)
+    def drain(self) -> "Closed":
+        """What was added since the last drain."""
+        closed = Closed(self._constants, self._impressions, self._spoken)
         self._impressions, self._spoken = [], []
+        return closed
+
+
+class Closed(Struct, frozen=True):
+    """Impressions whose window is over, as `Negatives` gathers them; any thread may make examples of them."""
+
+    constants: list[bytes]
+    impressions: list[bytes]
+    spoken: list[tuple[int, int]]
+
+    def __len__(self) -> int:
+        """How many impressions these are."""
+        return len(self.impressions)
+
+    def columns(self) -> Columns:
+        """Their examples, with users as keys; the items of each impression in their order."""
+        pieces = self.constants + self.impressions
+        begins = np.fromiter(accumulate(map(len, pieces), initial=0), dtype=np.int64, count=len(pieces) + 1)
+        constants, impressions = begins[: len(self.constants) + 1], begins[len(self.constants) :]
+        spoken = np.array(self.spoken, dtype=np.int64).reshape(-1, 2)
         data = np.frombuffer(b"".join(pieces), dtype=np.uint8)
         most_bytes, items = _most(data, impressions, int(constants[-1]))
         out, sizes = np.empty(most_bytes, dtype=np.uint8), np.empty(2 * items, dtype=np.int64)

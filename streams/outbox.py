@@ -1,6 +1,6 @@
 """Records of one batch, gathered by topic and partition, to be sent in one transaction."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -23,11 +23,14 @@ class Outbox:
     def __init__(self, partitions: dict[str, int]) -> None:
         self._partitions = partitions
         self._entries: dict[tuple[str, int], list[Entry]] = {}
-        self._columns: dict[tuple[str, int], Columns] = {}
+        self._first: dict[tuple[str, int], Callable[[], Columns]] = {}
 
-    def __len__(self) -> int:
-        """How many records are in it."""
-        return sum(map(len, self._entries.values())) + sum(map(len, self._columns.values()))
+    def __bool__(self) -> bool:
+        return bool(self._entries or self._first)
+
+    def count(self) -> int:
+        """How many records are in it, beside those that are yet to be made."""
+        return sum(map(len, self._entries.values()))
 
     def record(self, topic: Topic, record: Any, key: str, partition: int | None = None) -> None:
         """Adds a record of the catalogue, to the partition of its key where none is named."""
@@ -44,19 +47,18 @@ class Outbox:
         if entries:
             self._entries.setdefault((topic, partition), []).extend(entries)
 
-    def put_first(self, topic: str, partition: int, columns: Columns) -> None:
-        """Adds records that go before all others of their partition."""
-        if len(columns):
-            self._columns[topic, partition] = columns
+    def put_first(self, topic: str, partition: int, make: Callable[[], Columns]) -> None:
+        """Adds records that go before all others of their partition, and are made when they are asked for, once."""
+        self._first[topic, partition] = make
 
     def columns(self) -> Iterator[tuple[str, int, Columns]]:
         """The records by topic and partition: of one partition in their order, though not all at once."""
-        for (topic, partition), columns in self._columns.items():
-            yield topic, partition, columns
+        for (topic, partition), make in self._first.items():
+            yield topic, partition, make()
         for (topic, partition), entries in self._entries.items():
             yield topic, partition, columns_of(entries)
 
     def __iter__(self) -> Iterator[tuple[str, int, list[Entry]]]:
-        for place in {**self._columns, **self._entries}:
-            first = self._columns.get(place)
-            yield *place, [*(first.entries() if first is not None else ()), *self._entries.get(place, ())]
+        for place in {**self._first, **self._entries}:
+            first = self._first[place]().entries() if place in self._first else ()
+            yield *place, [*first, *self._entries.get(place, ())]

@@ -38,15 +38,18 @@ class ItemPlaces:
         """The numbers of items, [n]."""
         if len(self._codes) > self._most:
             self._codes, self._names, self._places = {}, [], []
-        found = list(map(self._codes.get, items))
-        if None in found:
+        try:
+            return self._known(items)
+        except KeyError:
             for item in items:
                 if item not in self._codes:
                     self._codes[item] = len(self._names)
                     self._names.append(item)
                     self._places.append(partition_of(item.encode(), self._partitions))
-            found = list(map(self._codes.get, items))
-        return np.array(found, dtype=np.int64)
+            return self._known(items)
+
+    def _known(self, items: list[str]) -> NDArray[np.int64]:
+        return np.fromiter(map(self._codes.__getitem__, items), dtype=np.int64, count=len(items))
 
     def names(self, codes: list[int]) -> list[str]:
         """The items of the numbers that `codes` gave last."""

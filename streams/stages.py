@@ -2,6 +2,7 @@
 
 import enum
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -9,12 +10,14 @@ import msgspec
 from streams import topics
 from streams.aggregates import feature_key
 from streams.codec import Unreadable
+from streams.columns import Columns
 from streams.dead_letters import Origin, Reason, dead_letter
 from streams.inputs import ENOUGH_RECORDS
 from streams.intake import Intake, Rejected
 from streams.item_counts import ItemCounts
 from streams.join import Join
 from streams.local_state import LocalState
+from streams.negatives import Closed
 from streams.outbox import Outbox
 from streams.settings import StreamsSettings
 from streams.signals import decoded, merged
@@ -147,13 +150,20 @@ class JoinStage:
         join.advance(idle.get(topics.IMPRESSIONS.name), idle.get(topics.ACTIONS.name))
         joined = join.drain(now_ms, moved=bool(batch))
         # Same key, partitioner and count as the inputs: the partition is known.
-        out.put_first(topics.EXAMPLES.name, self._partition, joined.negatives)
+        if joined.closed:
+            out.put_first(topics.EXAMPLES.name, self._partition, partial(self._negatives, joined.closed))
         out.extend(topics.EXAMPLES.name, self._partition, joined.examples)
         for partition, signals in joined.signals.records():
             out.record(topics.SIGNALS, signals, "", partition)
         for row in joined.features:
             out.record(topics.FEATURES, row, feature_key(row.view, row.entities))
         return joined.changes
+
+    def _negatives(self, closed: Closed) -> Columns:
+        """Makes the negatives, beside the other tasks; nothing else of this stage runs meanwhile."""
+        columns = closed.columns()
+        self._join.counts.negatives += len(columns)
+        return columns
 
     def _refuse(self, out: Outbox, record: Origin, reason: Reason, detail: str, now_ms: int) -> None:
         self._unreadable += 1

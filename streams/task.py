@@ -237,7 +237,7 @@ async def _laid_out(out: Outbox) -> LaidOut:
             for topic, partition, columns in out.columns()
         ]
 
-    if len(out) < _MANY_RECORDS:
+    if out.count() < _MANY_RECORDS:
         return lay_out()
     return await asyncio.get_running_loop().run_in_executor(None, lay_out)
 

@@ -150,7 +150,7 @@ def _warm_up() -> None:
     negatives = Negatives(b"\x80", b"")
     shown = [Shown("item", 0, 1.0, 1.0, "", False)]
     negatives.add(topics.IMPRESSIONS.codec.encode(Impression(SCHEMA_VERSION, "request", 0, "user", shown)))
-    for columns in (negatives.drain(), columns_of([(b"key", b"value")])):
+    for columns in (negatives.drain().columns(), columns_of([(b"key", b"value")])):
         for batch in record_batches(columns, 0, pack=False):
             batch.close()
 

@@ -128,7 +128,7 @@ class Run:
     def commit(self, impressions_idle_ms: int | None = None, actions_idle_ms: int | None = None) -> None:
         self.join.advance(impressions_idle_ms, actions_idle_ms)
         joined = self.join.drain(T0)
-        for key, example in [*joined.negatives.entries(), *joined.examples]:
+        for key, example in [*joined.closed.columns().entries(), *joined.examples]:
             self.examples.append(EXAMPLES.codec.decode(example or b""))
             assert key == self.examples[-1].user.encode()
         for key, value in joined.changes.items():

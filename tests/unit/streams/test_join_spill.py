@@ -35,7 +35,10 @@ def request(chance: random.Random, n: int) -> tuple[Impression, list[Action]]:
 
 def emitted(joined: Joined) -> list[Expected]:
     """What a batch says of examples."""
-    return [observed(EXAMPLES.codec.decode(data or b"")) for _, data in [*joined.negatives.entries(), *joined.examples]]
+    return [
+        observed(EXAMPLES.codec.decode(data or b""))
+        for _, data in [*joined.closed.columns().entries(), *joined.examples]
+    ]
 
 
 def test_a_state_ten_times_the_memory_is_joined_as_the_reference_says(tmp_path: Path) -> None:
