@@ -72,7 +72,7 @@ class Stream:
         joined = self.join.drain(T0)
         self.disk.apply(joined.changes, None)
         self.join.settle()
-        sent = [*joined.negatives.entries(), *joined.examples]
+        sent = [*joined.closed.columns().entries(), *joined.examples]
         return [EXAMPLES.codec.decode(data or b"") for _, data in sent]
 
     def learners(self, settings: LearningSettings) -> Learners:
