@@ -1,13 +1,14 @@
 """Prepares a cluster for freshet: its topics, and the experiments that the settings declare."""
 
 import logging
+import math
 import threading
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from infra.settings import Settings, SettingsError
 from streams.admin import ensure_topics
-from streams.kafka import producer
+from streams.kafka import MAX_REQUEST_BYTES, producer
 from streams.logs import ends_of, raw_records
 from streams.records import Experiment
 from streams.settings import KafkaSettings
@@ -15,17 +16,36 @@ from streams.topics import EXPERIMENTS
 
 logger = logging.getLogger(__name__)
 
+_F32_BYTES: Final = 4
+# Names, shapes and what else the record says take less than the rest.
+MOST_BUNDLE_BYTES: Final = MAX_REQUEST_BYTES - 2**20
+
 
 def provision(settings: Settings, *, wait_s: float = 60.0, stop: threading.Event | None = None) -> None:
     """Creates missing topics and publishes new or newer experiment definitions; safe to repeat.
 
-    Raises SettingsError where a definition changed without a new version, BrokerAway, Stopped.
+    Raises SettingsError where a definition changed without a new version or the model is too large to be published,
+    BrokerAway, Stopped.
     """
+    check_bundle(settings)
     ensure_topics(settings.streams, wait_s=wait_s, stop=stop)
     wanted = settings.serving.experiments
     due = changes(definitions(settings.kafka, wait_s=wait_s, stop=stop), wanted)
     if due:
         publish(settings.kafka, due, wait_s=wait_s, stop=stop)
+
+
+def check_bundle(settings: Settings) -> None:
+    """Raises SettingsError where the dense parameters do not fit the one record in which they are published."""
+    # What knows the models takes half a second to import.
+    from online_learning.models.retriever import dense_shapes
+
+    size_bytes = sum(_F32_BYTES * math.prod(shape) for shape in dense_shapes(settings.learning).values())
+    if size_bytes > MOST_BUNDLE_BYTES:
+        raise SettingsError(
+            f"learning.model and learning.retrieval: the dense parameters have {size_bytes:,} bytes, must be at most "
+            f"{MOST_BUNDLE_BYTES:,}: one record holds them all; set smaller `hidden`, `dim` or `cross_layers`"
+        )
 
 
 def changes(known: Mapping[str, Experiment], wanted: Iterable[Experiment]) -> list[Experiment]:

@@ -26,6 +26,10 @@ _SOURCES: Mapping[str, Mapping[str, bool | None]] = {
     "context": {"context": True, "scene": False},
 }
 
+_Width = Annotated[int, Meta(ge=1, le=4096)]
+# Layers of a network by their widths. All dense parameters together must also fit one record: `infra.provision` sees.
+_Layers = Annotated[tuple[_Width, ...], Meta(max_length=8)]
+
 # Of DCN-V2, where the settings do not say: two make products of three features, a user's, an item's and a context's.
 _CROSS_LAYERS = 2
 
@@ -78,11 +82,11 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """
 
     name: ModelName = "deepfm"
-    dim: Count = 16
-    hidden: tuple[Count, ...] = (64, 32)
+    dim: Annotated[int, Meta(ge=1, le=1024)] = 16
+    hidden: _Layers = (64, 32)
     initial_scale: Positive = 0.05
     dense_learning_rate: Positive = 0.002
-    cross_layers: Count | None = None
+    cross_layers: Annotated[int, Meta(ge=1, le=8)] | None = None
     fields: Annotated[tuple[FieldSettings, ...], Meta(min_length=1)] = (
         FieldSettings(name="user", side="user", source="id"),
         FieldSettings(name="item", side="item", source="id"),
@@ -128,7 +132,7 @@ class RetrievalSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """
 
     name: RetrievalName = "ranking"
-    hidden: tuple[Count, ...] = ()
+    hidden: _Layers = ()
     normalize: bool = False
     temperature: Positive = 1.0
     negatives: Count = 64

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
+from online_learning.models.parameters import Shapes
 from online_learning.models.scorer import Scorer
 from online_learning.models.scorers.dcn_v2 import DCNV2Scorer
 from online_learning.models.scorers.deepfm import DeepFMScorer
@@ -23,6 +24,11 @@ def new_scorer(settings: ModelSettings, tasks: int, values: Sequence[int] = ()) 
     """The numpy scorer of the settings' model for T tasks, all parameters 0 until it is given some; `values`: the
     columns of the value tasks."""
     return SCORERS[settings.name](settings, tasks, values)
+
+
+def scorer_shapes(settings: ModelSettings, tasks: int, values: Sequence[int] = ()) -> Shapes:
+    """The shape of each dense parameter of the settings' model by name; makes none of them, however large."""
+    return SCORERS[settings.name].all_shapes(settings, tasks, values)
 
 
 def new_network(settings: ModelSettings, tasks: int, fields: int, dense: int, seed: int = 0) -> "RankingModel":

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from online_learning.models.fields import Side
 from online_learning.models.parameters import Parameters, Shapes
-from online_learning.models.registry import new_scorer
+from online_learning.models.registry import new_scorer, scorer_shapes
 from online_learning.models.scorers.two_tower import PREFIX, TwoTowerScorer, tower_keys, tower_shapes, tower_side
 from online_learning.models.values import value_columns
 from online_learning.settings import LearningSettings
@@ -105,7 +105,7 @@ def new_retriever(settings: LearningSettings) -> Retriever:
 def dense_shapes(settings: LearningSettings) -> Shapes:
     """The shape of every dense parameter of the settings' models by the name under which it travels."""
     towers = tower_shapes(settings) if settings.retrieval.name == "two_tower" else {}
-    ranking = new_scorer(settings.model, len(settings.tasks), value_columns(settings.tasks)).shapes
+    ranking = scorer_shapes(settings.model, len(settings.tasks), value_columns(settings.tasks))
     return {**ranking, **{f"{PREFIX}{name}": shape for name, shape in towers.items()}}
 
 

@@ -26,14 +26,18 @@ class Scorer(ABC):
     def __init__(self, settings: ModelSettings, tasks: int, values: Sequence[int] = ()) -> None:
         encoder = FieldEncoder(settings)
         self.dim = settings.dim
-        self.shapes = self.shapes_of(settings, tasks, encoder.fields, len(dense_names(settings)))
+        self.shapes = self.all_shapes(settings, tasks, values)
         self._values = list(values)
-        if self._values:
-            self.shapes[VALUES] = (len(self._values), 2)
         self._user_fields = len(encoder.user_fields)
         self._parameters: Parameters = {}
         self._layers: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
         self.load({name: np.zeros(shape, np.float32) for name, shape in self.shapes.items()})
+
+    @classmethod
+    def all_shapes(cls, settings: ModelSettings, tasks: int, values: Sequence[int] = ()) -> Shapes:
+        """Name -> shape of all dense parameters for T tasks, those of the value tasks' units among them."""
+        shapes = cls.shapes_of(settings, tasks, FieldEncoder(settings).fields, len(dense_names(settings)))
+        return {**shapes, VALUES: (len(values), 2)} if values else shapes
 
     @staticmethod
     @abstractmethod

@@ -1,10 +1,12 @@
 """Experiments are published once, and never change under the same version."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
-from infra.provision import changes, newest
-from infra.settings import SettingsError
+from infra.provision import changes, check_bundle, newest
+from infra.settings import SettingsError, parse
 from streams.records import ArmDefinition, Experiment
 from streams.topics import EXPERIMENTS
 
@@ -57,3 +59,21 @@ def test_a_change_without_a_newer_version_is_refused_and_says_what_to_set(versio
     changed = msgspec.structs.replace(RUNNING, version=version, ramp=0.5)
     with pytest.raises(SettingsError, match=r"'home' .* set `version` to 3"):
         changes({"home": RUNNING}, [changed])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[learning.model]\nhidden = [4096, 4096]",
+        "[learning.model]\nname = 'dcn_v2'\ndim = 1024",
+        "[learning.retrieval]\nname = 'two_tower'\nhidden = [2048, 2048]",
+    ],
+)
+def test_a_model_that_no_record_can_carry_is_refused_before_anything_starts(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"learning\.model .* bytes, must be at most 15,728,640: .* `hidden`"):
+        check_bundle(parse(text, "freshet.toml", Path("/somewhere")))
+
+
+@pytest.mark.parametrize("text", ["", "[learning.model]\nhidden = []", "[learning.model]\nhidden = [1024, 512, 256]"])
+def test_a_model_that_a_record_can_carry_is_taken(text: str) -> None:
+    check_bundle(parse(text, "freshet.toml", Path("/somewhere")))

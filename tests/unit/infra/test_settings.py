@@ -77,6 +77,17 @@ def parsed(text: str) -> Settings:
         ),
         ("[learning.model]\nfields = []", "learning.model.fields = []: expected `array` of length >= 1"),
         ("[learning.model]\nhidden = [0]", "learning.model.hidden[0] = 0: expected `int` >= 1"),
+        ("[learning.model]\nhidden = [8, -1]", "learning.model.hidden[1] = -1: expected `int` >= 1"),
+        (
+            "[learning.model]\nhidden = [10_000_000_000]",
+            "learning.model.hidden[0] = 10000000000: expected `int` <= 4096",
+        ),
+        ("[learning.model]\nhidden = [1, 1, 1, 1, 1, 1, 1, 1, 1]", "expected `array` of length <= 8"),
+        ("[learning.model]\ndim = 2_000", "learning.model.dim = 2000: expected `int` <= 1024"),
+        (
+            "[learning.retrieval]\nname = 'two_tower'\nhidden = [5000]",
+            "learning.retrieval.hidden[0] = 5000: expected `int` <= 4096",
+        ),
         (
             "[learning.rows]\nadmission_threshold = 5",
             "learning.rows: `admission_threshold` == 5, must be left out: it is of `count` only",
