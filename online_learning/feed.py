@@ -10,6 +10,7 @@ from online_learning.learners import Learners
 from online_learning.settings import LearningSettings
 from streams import kafka
 from streams.dead_letters import DeadLetters
+from streams.documents import deleted_id
 from streams.records import Example, Item, User
 from streams.topics import EXAMPLES, IMPRESSIONS, ITEMS, USERS, Topic
 
@@ -112,15 +113,21 @@ class Feed:
             self._see_impressions(100)
 
     def _take_entity(self, record: Any, value: Item | User | None) -> None:
-        name = (record.key or b"").decode("utf-8", "replace")
+        if isinstance(value, Item):
+            self._catalogue.put_item(value.item, value)
+        elif isinstance(value, User):
+            self._catalogue.put_user(value.user, value)
+        elif name := deleted_id(record):
+            self._delete(name, record)
+
+    def _delete(self, name: str, record: Any) -> None:
         if record.topic == ITEMS.name:
-            self._catalogue.put_item(name, value if isinstance(value, Item) else None)
+            self._catalogue.put_item(name, None)
             return
-        self._catalogue.put_user(name, value if isinstance(value, User) else None)
-        if value is None:
-            self._erased_at[name] = record.timestamp
+        self._catalogue.put_user(name, None)
+        self._erased_at[name] = record.timestamp
         # A deletion that the checkpoint knows must not hit a user who has come back since.
-        if value is None and record.offset >= self._erased_before.get(record.partition, 0):
+        if record.offset >= self._erased_before.get(record.partition, 0):
             self._erased.append(name)
 
     def _input(self, topics: tuple[Topic, ...], positions: Positions, dead_letters: DeadLetters | None) -> Input:

@@ -11,13 +11,18 @@ from kafka.errors import KafkaError
 from streams import kafka
 from streams.codec import Unreadable
 from streams.dead_letters import DeadLetters, Reason
-from streams.settings import KafkaSettings
-from streams.topics import Keep, Topic
+from streams.documents import read_document
+from streams.intake import Rejected
+from streams.records import Item, User
+from streams.settings import MOST_RECORD_BYTES, KafkaSettings
+from streams.topics import ITEMS, USERS, Keep, Topic
 
 logger = logging.getLogger(__name__)
 
 # A starting trainer may meet a broker that is starting too.
 _WAIT_S: Final = 300.0
+
+_DOCUMENTS: Final[Mapping[str, type[Item] | type[User]]] = {ITEMS.name: Item, USERS.name: User}
 
 Positions = dict[str, dict[int, int]]
 """Per topic and partition the next offset to read."""
@@ -68,9 +73,12 @@ class Input:
                         self._pass_over(record, Reason.EMPTY, "there is no value")
                     continue
                 try:
-                    value = topic.codec.decode(record.value)
+                    value = read(topic, record)
                 except Unreadable as error:
                     self._pass_over(record, Reason.UNREADABLE, str(error))
+                    continue
+                except Rejected as rejected:
+                    self._pass_over(record, rejected.reason, rejected.detail)
                     continue
                 yield record, value
 
@@ -144,3 +152,13 @@ class Input:
 
     def _position(self, partition: Any) -> int:
         return int(self._reader.position(partition) or 0)
+
+
+def read(topic: Topic, record: Any) -> Any:
+    """What a record with a value says; of items and users by the rule of everybody who reads them.
+
+    Raises Unreadable, of items and users Rejected.
+    """
+    if kind := _DOCUMENTS.get(topic.name):
+        return read_document(record, kind, MOST_RECORD_BYTES)
+    return topic.codec.decode(record.value)

@@ -7,7 +7,7 @@ import msgspec
 from streams import topics
 from streams.aggregates import USER_PROFILE, feature_key
 from streams.dead_letters import Origin, dead_letter
-from streams.documents import read_document
+from streams.documents import deleted_id, read_document
 from streams.intake import Rejected
 from streams.outbox import Outbox
 from streams.records import SCHEMA_VERSION, FeatureRow, Item, User
@@ -23,8 +23,7 @@ def take_item(record: Origin, settings: StreamsSettings, now_ms: int, out: Outbo
 def take_user(record: Origin, settings: StreamsSettings, now_ms: int, out: Outbox) -> None:
     """Turns a user's document into the row of `user_profile`; null drops the row."""
     if record.value is None:
-        if record.key is not None:
-            user = record.key.decode(errors="replace")
+        if user := deleted_id(record):
             out.bytes(topics.FEATURES.name, None, feature_key(USER_PROFILE, {"user": user}).encode())
         return
     found = _checked(record, User, settings, now_ms, out)

@@ -12,6 +12,14 @@ LAST_MS: Final = (2**63 - 1) // 1_000_000
 """The last time (ms) that 64 bits of nanoseconds hold, as pandas and so Feast does: in the year 2262."""
 
 
+def deleted_id(record: Origin) -> str:
+    """The id of what a record without a value deletes; "" where its key is none, as no document has such a key."""
+    try:
+        return record.key.decode() if record.key is not None else ""
+    except UnicodeDecodeError:
+        return ""
+
+
 def read_document(record: Origin, kind: type[Item] | type[User], max_bytes: int) -> Item | User:
     """The item or user in a record whose value is not null; raises Rejected and nothing else."""
     document = parse(record.value, max_bytes)

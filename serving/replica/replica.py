@@ -32,7 +32,7 @@ from serving.shared.files import lock_folder
 from serving.shared.head import HeadWriter
 from streams import kafka
 from streams.codec import Unreadable
-from streams.documents import read_document
+from streams.documents import deleted_id, read_document
 from streams.health import Health
 from streams.intake import Rejected
 from streams.records import Item
@@ -188,8 +188,8 @@ class Replica:
     def _apply_items(self, records: Iterable[Any]) -> None:
         for record in records:
             try:
-                item, state = _item(record)
-            except (ValueError, Rejected) as error:
+                item, state = item_of(record)
+            except Rejected as error:
                 self._skip(record, error)
                 continue
             if item and (slot := self.items.put(item, state)) is not None:
@@ -213,11 +213,11 @@ class Replica:
         logger.warning("%s-%d offset %d passed over: %s", record.topic, record.partition, record.offset, error)
 
 
-def _item(record: Any) -> tuple[str, Item | None]:
-    """The id and the newest state (None: deleted) in a record of `items`; raises Rejected or ValueError where the
-    worker would bury it, so that nothing is served of what the dead letters tell of."""
+def item_of(record: Any) -> tuple[str, Item | None]:
+    """The id and the newest state (None: deleted) in a record of `items`; raises Rejected where the worker would bury
+    it, so that nothing is served of what the dead letters tell of."""
     if record.value is None:
-        return ("" if record.key is None else record.key.decode()), None
+        return deleted_id(record), None
     state = read_document(record, Item, MOST_RECORD_BYTES)
     assert isinstance(state, Item)
     return state.item, state

@@ -85,6 +85,11 @@ def test_a_time_in_other_units_is_a_dead_letter(take: Any, ts: int) -> None:
     assert DEAD_LETTERS.codec.decode(letter).reason == Reason.BAD_TIME
 
 
+def test_a_null_whose_key_is_no_id_deletes_nothing() -> None:
+    for key in (None, b"", b"\xff"):
+        assert taken(Record(None, key, topic="users"), take_user) == []
+
+
 VALUES = st.text(max_size=5) | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.lists(st.text())
 
 
