@@ -17,6 +17,11 @@ class Experiments:
         self._known: dict[str, Experiment] = {}
         self._changed = True
 
+    @property
+    def definitions(self) -> list[Experiment]:
+        """The newest of each, by name."""
+        return sorted(self._known.values(), key=lambda definition: definition.name)
+
     def put(self, name: str, definition: Experiment | None) -> None:
         """Takes a definition; None ends the experiment."""
         if definition is None:
@@ -28,7 +33,6 @@ class Experiments:
     def flush(self) -> None:
         """Writes the file where something changed."""
         if self._changed:
-            definitions = sorted(self._known.values(), key=lambda definition: definition.name)
-            write_whole(self._head.next_path(File.EXPERIMENTS), _ENCODER.encode(definitions))
+            write_whole(self._head.next_path(File.EXPERIMENTS), _ENCODER.encode(self.definitions))
             self._head.advance(File.EXPERIMENTS)
             self._changed = False

@@ -1,7 +1,7 @@
 """The items of the mirror: catalogue records, statistics and retrieval vectors, collected and written in batches."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import numpy as np
@@ -76,6 +76,11 @@ class Items:
     def put_stats(self, item: str, arm: str, row: FeatureRow | None) -> None:
         """Takes the newest statistics of an item's arm (None: deleted); `flush_stats` writes them."""
         self._pending[self._slot(item), arm] = row
+
+    def keep_arms(self, arms: Collection[str]) -> None:
+        """Drops the statistics of all arms but these and the organic one. Raises SharedMemoryFull."""
+        self._pending = {(slot, arm): row for (slot, arm), row in self._pending.items() if arm in arms or not arm}
+        self._stats.keep(arms)
 
     def flush_stats(self) -> None:
         """Writes what `put_stats` has collected. Raises SharedMemoryFull."""

@@ -22,6 +22,7 @@ from online_learning.models.retriever import new_retriever
 from online_learning.updates.frames import BadFrame
 from online_learning.updates.sequence import Gap
 from serving.experiments.assignment import validate
+from serving.replica.arms import Arms
 from serving.replica.experiments import Experiments
 from serving.replica.item_vectors import ItemVectors
 from serving.replica.items import STATS_PREFIX, Items, incarnation_now
@@ -62,11 +63,16 @@ class Replica:
         width = model.dim + 1
         self._consumer, self._partitions = consumer, partitions
         self._updates = [p for p in partitions if p.topic == UPDATES.name]
+        self._features = [p for p in partitions if p.topic == FEATURES.name]
         self.log = UpdateLog(head, trainer.checkpoint_dir, width, trainer.row_encoding)
         self.items = Items(head, model, ttl_ms, incarnation)
         self._retriever = new_retriever(settings.learning)
         self.vectors = ItemVectors(head, self.items, self._retriever, incarnation)
         self.experiments = Experiments(head)
+        self._arms = Arms()
+        # While `features` is read again for arms that are back: up to where all others were taken already.
+        self._back: frozenset[str] = frozenset()
+        self._taken: dict[TopicPartition, int] = {}
         self._dense = DenseReader(Path(settings.shm_dir))
         self.unreadable = 0
         self.gaps = 0
@@ -75,6 +81,7 @@ class Replica:
         """Brings everything up to the ends that the topics have now, and publishes."""
         rest = [p for p in self._partitions if p.topic != UPDATES.name]
         self._consumer.seek_to_beginning(*rest)
+        self._read_experiments(stop)
         self._start_table()
         ends = self._ends(self._partitions)
         while not stop.is_set() and self._behind(ends):
@@ -109,10 +116,12 @@ class Replica:
             self._apply_updates(found.get(partition, []))
         for partition, records in found.items():
             if partition.topic == FEATURES.name:
-                self._apply_features(records)
+                self._apply_features(partition, records)
             elif partition.topic == ITEMS.name:
                 self._apply_items(records)
-            elif partition.topic == EXPERIMENTS.name:
+        # After the features that came with them: a definition may have features read again from the beginning.
+        for partition, records in found.items():
+            if partition.topic == EXPERIMENTS.name:
                 self._apply_experiments(records)
         if publish:
             self.flush()
@@ -146,6 +155,16 @@ class Replica:
             unreadable=self.unreadable,
         )
 
+    def _read_experiments(self, stop: threading.Event) -> None:
+        """Reads the definitions first: they say of which arms statistics are kept."""
+        own = [p for p in self._partitions if p.topic == EXPERIMENTS.name]
+        others = [p for p in self._partitions if p.topic != EXPERIMENTS.name]
+        self._consumer.pause(*others)
+        ends = self._ends(own)
+        while not stop.is_set() and self._behind(ends):
+            self.poll(publish=False)
+        self._consumer.resume(*others)
+
     def _start_table(self) -> None:
         """Puts the consumer where the log follows the newest checkpoint."""
         position = self.log.begin()
@@ -174,14 +193,18 @@ class Replica:
                 # What it said is lost: as good as missing.
                 raise Gap(f"`updates` offset {record.offset}: {error}") from error
 
-    def _apply_features(self, records: Iterable[Any]) -> None:
+    def _apply_features(self, partition: TopicPartition, records: Iterable[Any]) -> None:
+        taken = self._taken.get(partition, 0)
         for record in records:
             if record.key is None or not record.key.startswith(STATS_PREFIX):
                 continue
             try:
                 _, entities = parse_key(record.key.decode())
+                arm = entities["arm"]
+                if not self._arms.wants(arm) or (record.offset < taken and arm not in self._back):
+                    continue
                 row = None if record.value is None else FEATURES.codec.decode(record.value)
-                self.items.put_stats(entities["item"], entities["arm"], row)
+                self.items.put_stats(entities["item"], arm, row)
             except ValueError as error:
                 self._skip(record, error)
 
@@ -207,6 +230,20 @@ class Replica:
                 self._skip(record, error)
             else:
                 self.experiments.put(name, definition)
+        self._follow_arms()
+
+    def _follow_arms(self) -> None:
+        """Drops the statistics of arms that have ended, and reads again those of arms that are back."""
+        if not self._behind(self._taken):
+            self._back = frozenset()
+        back = self._arms.follow(self.experiments.definitions)
+        self.items.keep_arms(self._arms.wanted)
+        if not back:
+            return
+        self._back |= back
+        for p in self._features:
+            self._taken[p] = max(self._taken.get(p, 0), self._consumer.position(p) or 0)
+        self._consumer.seek_to_beginning(*self._features)
 
     def _skip(self, record: Any, error: Exception) -> None:
         self.unreadable += 1

@@ -1,6 +1,7 @@
 """Decayed counts per item and arm in shared memory, one cache line each under its own sequence lock."""
 
 import mmap
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -69,7 +70,7 @@ def _read(words, floats, first, slots, at, available_at, values, only_busy):  # 
 
 
 class ItemStatsWriter:
-    """The replica's side; grows by new generations."""
+    """The replica's side; grows and shrinks by new generations."""
 
     def __init__(self, head: HeadWriter, incarnation: int, ttl_ms: int) -> None:
         self._head = head
@@ -85,16 +86,29 @@ class ItemStatsWriter:
         if slots <= known.slots and not missing:
             return
         size = known.slots if slots <= known.slots else max(slots, 2 * known.slots)
-        header = _Header(known.incarnation, size, known.arms + missing, known.ttl_ms)
+        self._make(size, known.arms + missing)
+
+    def keep(self, arms: Collection[str]) -> None:
+        """Drops the rows of all arms but these and the organic one. Raises SharedMemoryFull."""
+        left = [arm for arm in self._header.arms if arm == ORGANIC or arm in arms]
+        if len(left) < len(self._header.arms):
+            self._make(self._header.slots, left)
+
+    def _make(self, size: int, arms: list[str]) -> None:
+        """A new generation with the rows that both have."""
+        known = self._header
+        header = _Header(known.incarnation, size, arms, known.ttl_ms)
         text = msgspec.json.encode(header)
         header_bytes = -(-(8 + len(text)) // PAGE_BYTES) * PAGE_BYTES
         file = NewFile(self._head.next_path(File.ITEM_STATS), header_bytes + len(header.arms) * size * _STRIDE * 8)
         file.words[0] = header_bytes
         file.map[8 : 8 + len(text)] = text
         words = file.words[header_bytes // 8 :]
-        for arm in range(len(known.arms)):
-            old = self._words[arm * known.slots * _STRIDE : (arm + 1) * known.slots * _STRIDE]
-            words[arm * size * _STRIDE : arm * size * _STRIDE + len(old)] = old
+        for place, arm in enumerate(arms):
+            if arm in known.arms:
+                was = known.arms.index(arm) * known.slots * _STRIDE
+                old = self._words[was : was + known.slots * _STRIDE]
+                words[place * size * _STRIDE : place * size * _STRIDE + len(old)] = old
         file.publish()
         self._head.advance(File.ITEM_STATS)
         self._header, self._words, self._floats = header, words, words.view(np.float32)

@@ -66,6 +66,10 @@ def impossible_items() -> list[bytes]:
     ]
 
 
+def of_online(mirror: Mirror, slot: int) -> float:
+    return float(mirror.item_stats(np.array([slot]), "online", NOW_MS)[0][0, 3])
+
+
 def until(mirror: Mirror, condition: Callable[[], bool], what: str) -> None:
     def holds() -> bool:
         mirror.refresh()
@@ -114,8 +118,15 @@ def test_everything_that_serving_reads_arrives_and_follows_changes(settings: Ser
             sender.flush(30)
             until(mirror, lambda: len(mirror.catalogue) == 30, "thirty items")
             until(mirror, lambda: mirror.experiments() == [experiment], "the experiment")
+            until(mirror, lambda: of_online(mirror, slots[3]) == 103, "the arm's own statistics")
             sender.send(EXPERIMENTS, None, experiment.name)
             until(mirror, lambda: mirror.experiments() == [], "its end")
+            until(mirror, lambda: of_online(mirror, slots[3]) == 3, "room where the arm's statistics were")
+            sender.send(FEATURES, stats(7, "online", 1_000), "item_stats|i7|online")
+            sender.flush(30)
+            sender.send(EXPERIMENTS, experiment, experiment.name)
+            until(mirror, lambda: of_online(mirror, slots[3]) == 103, "the statistics of an arm that is back")
+            until(mirror, lambda: of_online(mirror, slots[7]) == 1_007, "what came while nobody asked for it")
             until(mirror, lambda: health.values["unreadable"] == 8, "eight records passed over")
             assert not mirror.catalogue.available[slots[[5, 6]]].any()
             assert mirror.catalogue.available[slots[7]]

@@ -298,6 +298,24 @@ def test_statistics_outgrow_their_file_in_items_and_arms(tmp_path: Path) -> None
         assert found[0] == pytest.approx(values + organic)
 
 
+def test_the_memory_of_arms_that_have_ended_is_given_back(tmp_path: Path) -> None:
+    writer, mirror = Writer(tmp_path), Mirror(tmp_path)
+    writer.put(item("a"), item("b"))
+    for arm in ("ended", "", "online"):
+        writer.items.put_stats("b", arm, row("b", arm, {"positives_1h": 1.0 + len(arm)}, NOW_MS))
+    writer.flush()
+    writer.items.put_stats("a", "ended", row("a", "ended", {"positives_1h": 1.0}, NOW_MS))
+    held = sum(path.stat().st_size for path in tmp_path.glob("item_stats.*"))
+    writer.items.keep_arms({"", "online"})
+    writer.flush()
+    mirror.refresh()
+    values = {arm: mirror.item_stats(np.array([0, 1]), arm, NOW_MS)[0][:, 1] for arm in ("ended", "", "online")}
+    assert np.array_equal(values[""], [np.nan, 1.0], equal_nan=True)
+    assert np.array_equal(values["ended"], values[""], equal_nan=True)
+    assert np.array_equal(values["online"], [np.nan, 8.0], equal_nan=True)
+    assert held - sum(path.stat().st_size for path in tmp_path.glob("item_stats.*")) >= 1024 * 64
+
+
 def test_the_arms_of_years_fit(tmp_path: Path) -> None:
     head = HeadWriter(tmp_path)
     writer = ItemStatsWriter(head, 1, TTL_MS)
