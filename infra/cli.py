@@ -4,7 +4,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,6 +19,7 @@ from infra.inputs import probe, replay, simulate
 from infra.settings import Settings, SettingsError
 from infra.studies import experiment
 from infra.table import app as table
+from infra.verify import verify
 
 app = typer.Typer(
     name="freshet",
@@ -93,16 +93,10 @@ def up(
             _supervise(settings, names, owner)
             return
         with Live(console=out, transient=True, refresh_per_second=8) as live:
-            start(settings, names, _used(config), owner, lambda word: live.update(progress_table(word)))
+            start(settings, names, settings_module.used(config), owner, lambda word: live.update(progress_table(word)))
         if already:
             out.print("already up", style="yellow")
         out.print(status_table(gather(actual(settings), folder)))
-
-
-def _used(config: Path | None) -> Path | None:
-    """The settings file that is read: the supervisor must read the same one wherever it runs."""
-    here = Path(settings_module.FILE)
-    return config or (here if here.exists() else None)
 
 
 def _supervise(settings: Settings, names: tuple[str, ...], owner: int | None) -> None:
@@ -131,7 +125,7 @@ def down(
 
     with _reported():
         settings = settings_module.load(config, state)
-        folder, used = State(settings.state), _used(config)
+        folder, used = State(settings.state), settings_module.used(config)
         if erase:
             check_erasable(folder, *([used] if used else []))
         with Live(console=out, transient=True, refresh_per_second=8) as live:
@@ -206,30 +200,7 @@ def logs(
                 sys.stdout.buffer.flush()
 
 
-@app.command()
-def verify(config: Config = None, state: StateDir = None) -> None:
-    """Say what differs on the cluster and in ClickHouse from what freshet declares; exit code 1 where anything does."""
-    from clickhouse_connect.driver.exceptions import ClickHouseError
-
-    from serving.evaluation import clickhouse, schema
-    from streams.admin import verify_topics
-    from streams.kafka import BrokerAway
-
-    with reported(BrokerAway, ClickHouseError, ValueError):
-        settings = actual(settings_module.load(config, state))
-        found = verify_topics(settings.streams)
-        client = clickhouse.connect(settings.serving.clickhouse)
-        try:
-            found += schema.verify(client, settings.serving.clickhouse)
-        finally:
-            client.close()
-    for difference in found:
-        out.print(difference, markup=False, highlight=False)
-    if found:
-        raise typer.Exit(1)
-    out.print("topics and tables are as declared")
-
-
+app.command()(verify)
 app.command()(replay)
 app.command()(backfill)
 app.command()(simulate)

@@ -90,8 +90,7 @@ def load(path: Path | None = None, state_dir: Path | None = None) -> Settings:
 
     `state_dir` overrides the file's. Raises SettingsError with the full path of what is wrong.
     """
-    if path is None and Path(FILE).exists():
-        path = Path(FILE)
+    path = used(path)
     if path is None:
         return parse("", FILE, Path.cwd(), state_dir)
     try:
@@ -99,6 +98,12 @@ def load(path: Path | None = None, state_dir: Path | None = None) -> Settings:
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: {error}") from error
     return parse(text, str(path), path.absolute().parent, state_dir)
+
+
+def used(path: Path | None) -> Path | None:
+    """The settings file that `load` reads, None where there is none: whoever reads it elsewhere needs its name."""
+    here = Path(FILE)
+    return path or (here if here.exists() else None)
 
 
 def parse(text: str, source: str, folder: Path, state_dir: Path | None = None) -> Settings:

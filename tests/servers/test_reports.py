@@ -16,7 +16,7 @@ from online_learning.watching.value_errors import ValueErrors
 from serving.evaluation import schema
 from serving.evaluation.clickhouse import insert
 from serving.evaluation.progressive import progressive
-from serving.evaluation.queries import counts, dead_letters, metric_quantiles
+from serving.evaluation.queries import counts, dead_letters
 from serving.evaluation.report import UnknownExperiment, ab, experiments
 from serving.evaluation.rows import Origin, rows_of
 from serving.experiments.assignment import arm_of, decide
@@ -28,7 +28,6 @@ from streams.records import (
     DeadLetter,
     Experiment,
     Impression,
-    Metric,
     Shown,
     Validation,
 )
@@ -309,23 +308,6 @@ def test_errors_of_values_merge_over_windows_and_have_no_auc(log: Log) -> None:
     ranked = [p.learner for p in progressive(log.client) if p.task == "dwell"]
     assert ranked == ["online", "river"]
     assert found["online", "click"].errors is None
-
-
-def test_quantiles_of_a_metric_are_numpys(log: Log) -> None:
-    values = np.random.default_rng(3).exponential(100, 501)
-    log.write(
-        "metrics",
-        [
-            Metric(process="probe", name="freshness_ms", ts=T0 + n, value=float(v), labels={"arm": "ab"[n % 2]})
-            for n, v in enumerate(values)
-        ],
-    )
-    found = metric_quantiles(log.client, "freshness_ms", (0.5, 0.99))
-    assert found.n == 501
-    assert list(found.values.values()) == pytest.approx(np.quantile(values, [0.5, 0.99]).tolist())
-    odd = metric_quantiles(log.client, "freshness_ms", (0.5,), labels={"arm": "b"}, since_ms=T0 + 100)
-    assert odd.values[0.5] == pytest.approx(np.quantile(values[101::2], 0.5))
-    assert metric_quantiles(log.client, "nothing").values == {}
 
 
 def test_counts_show_doubles_and_dead_letters_by_origin(log: Log) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from infra.provision import changes, check_bundle, newest
 from infra.settings import SettingsError, parse
+from infra.verify import undeclared
 from streams.records import ArmDefinition, Experiment
 from streams.topics import EXPERIMENTS
 
@@ -59,6 +60,13 @@ def test_a_change_without_a_newer_version_is_refused_and_says_what_to_set(versio
     changed = msgspec.structs.replace(RUNNING, version=version, ramp=0.5)
     with pytest.raises(SettingsError, match=r"'home' .* set `version` to 3"):
         changes({"home": RUNNING}, [changed])
+
+
+def test_an_experiment_that_is_only_left_out_of_the_settings_goes_on_and_is_named() -> None:
+    ended = msgspec.structs.replace(RUNNING, name="ended", active=False)
+    (line,) = undeclared({"home": RUNNING, "ended": ended}, [])
+    assert line.startswith("experiment home: runs as version 2") and "`active = false` and `version = 3`" in line
+    assert undeclared({"home": RUNNING}, [RUNNING]) == []
 
 
 @pytest.mark.parametrize(
