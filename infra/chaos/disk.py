@@ -4,6 +4,7 @@ Where this process may mount one (root), checkpoints lie on a small disk in memo
 trainer's own limit on the size of its files does it (RLIMIT_FSIZE: a write beyond it fails, as on a full disk).
 """
 
+import ctypes
 import resource
 import subprocess
 from collections.abc import Callable, Iterator
@@ -22,22 +23,37 @@ _SIZE_MB: Final = 256
 _WAIT_S: Final = 120.0
 # Smaller than the arrays of any checkpoint, larger than a health report.
 _FILE_BYTES: Final = 16_384
+# Of <linux/sched.h>; Python has `os.unshare` from 3.12 on only.
+_CLONE_NEWNS: Final = 0x0002_0000
 
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[bool]:
-    """A disk of 256 MB at `folder` while the block runs, where that is allowed; whether it is."""
+    """A disk of 256 MB at `folder` while the block runs, where that is allowed; whether it is.
+
+    Only this thread, and the threads and processes that it starts from then on, see the disk. When the last of them has
+    ended, however it did, the kernel takes the disk away.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    argv = ("mount", "-t", "tmpfs", "-o", f"size={_SIZE_MB}m", "freshet-chaos", str(folder))
-    try:
-        mounted = subprocess.run(argv, capture_output=True, check=False).returncode == 0
-    except OSError:
-        mounted = False
+    options = ("-t", "tmpfs", "-o", f"size={_SIZE_MB}m", "freshet-chaos")
+    mounted = _own_mounts() and _succeeds("mount", "--make-rprivate", "/") and _succeeds("mount", *options, str(folder))
     try:
         yield mounted
     finally:
         if mounted:
-            subprocess.run(("umount", "--lazy", str(folder)), capture_output=True, check=False)
+            _succeeds("umount", "--lazy", str(folder))
+
+
+def _own_mounts() -> bool:
+    """Gives this thread a mount namespace of its own, a copy of the one it has; whether that is allowed."""
+    return bool(ctypes.CDLL(None).unshare(_CLONE_NEWNS) == 0)
+
+
+def _succeeds(*argv: str) -> bool:
+    try:
+        return subprocess.run(argv, capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False
 
 
 def fill(folder: Path) -> Path:
