@@ -26,10 +26,11 @@ from serving.replica.arms import Arms
 from serving.replica.experiments import Experiments
 from serving.replica.item_vectors import ItemVectors
 from serving.replica.items import STATS_PREFIX, Items, incarnation_now
+from serving.replica.room import Room
 from serving.replica.update_log import UpdateLog
 from serving.settings import ServingSettings
 from serving.shared.dense_bundle import DenseReader
-from serving.shared.files import lock_folder
+from serving.shared.files import SharedMemoryFull, lock_folder
 from serving.shared.head import HeadWriter
 from streams import kafka
 from streams.codec import Unreadable
@@ -153,6 +154,7 @@ class Replica:
             apply_p99_ms=round(p99_ms, 1),
             gaps=self.gaps,
             unreadable=self.unreadable,
+            waiting_for="",
         )
 
     def _read_experiments(self, stop: threading.Event) -> None:
@@ -261,26 +263,48 @@ def item_of(record: Any) -> tuple[str, Item | None]:
 
 
 def run(settings: ServingSettings, stop: threading.Event, health: Health) -> None:
-    """Keeps `settings.shm_dir` up to date until `stop`; the first report to `health` means ready.
+    """Keeps `settings.shm_dir` up to date until `stop`; the first report to `health` that waits for nothing: ready.
 
-    Raises AlreadyRunning where another replica writes there, SharedMemoryFull, BrokerAway, Stopped.
+    Where the memory is full, readers go on with what they have, and the replica with all of it when there is room.
+    Raises AlreadyRunning where another replica writes there, BrokerAway, Stopped.
     """
-    held = lock_folder(Path(settings.shm_dir))
+    folder = Path(settings.shm_dir)
+    held = lock_folder(folder)
     consumer = kafka.consumer(settings.kafka, client_id="freshet-replica", max_poll_records=_MAX_RECORDS, stop=stop)
     try:
         partitions = kafka.assign(consumer, _TOPICS, stop=stop)
-        replica = Replica(settings, consumer, partitions)
+        room = Room(folder, stop, health)
         while not stop.is_set():
+            begun_s = time.monotonic()
             try:
-                replica.start(stop)
+                _serve(settings, consumer, partitions, stop, health)
                 break
-            except CheckpointError as error:
-                logger.warning("%s; trying again", error)
-                stop.wait(_RETRY_S)
-        _follow(replica, stop, health)
+            except SharedMemoryFull as error:
+                room.lacks(error, time.monotonic() - begun_s)
+            # Outside of the handler, whose traceback holds all that the replica had mapped.
+            room.wait()
     finally:
         consumer.close()
         os.close(held)
+
+
+def _serve(
+    settings: ServingSettings,
+    consumer: KafkaConsumer,
+    partitions: list[TopicPartition],
+    stop: threading.Event,
+    health: Health,
+) -> None:
+    """The life of one replica until `stop`. Raises SharedMemoryFull."""
+    replica = Replica(settings, consumer, partitions)
+    while not stop.is_set():
+        try:
+            replica.start(stop)
+            break
+        except CheckpointError as error:
+            logger.warning("%s; trying again", error)
+            stop.wait(_RETRY_S)
+    _follow(replica, stop, health)
 
 
 def _follow(replica: Replica, stop: threading.Event, health: Health) -> None:

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import mmap
 import os
+import shutil
 import struct
 import time
 from collections.abc import Callable
@@ -23,7 +24,11 @@ LOCK: Final = "lock"
 
 
 class SharedMemoryFull(RuntimeError):
-    """The shared memory has no room for a file; nothing that was there has changed."""
+    """The shared memory has no room for a file of `size_bytes`; nothing that was there has changed."""
+
+    def __init__(self, path: Path, size_bytes: int) -> None:
+        super().__init__(f"{path.parent}: no room for {size_bytes:,} bytes of {path.name}")
+        self.size_bytes = size_bytes
 
 
 class AlreadyRunning(RuntimeError):
@@ -98,7 +103,7 @@ class NewFile:
         except OSError as error:
             self._temporary.unlink(missing_ok=True)
             if error.errno in (errno.ENOSPC, errno.ENOMEM):
-                raise SharedMemoryFull(f"{path.parent}: no room for {size_bytes} bytes of {path.name}") from error
+                raise SharedMemoryFull(path, size_bytes) from error
             raise
         finally:
             os.close(handle)
@@ -126,11 +131,22 @@ def write_whole(path: Path, data: bytes) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         if error.errno == errno.ENOSPC:
-            raise SharedMemoryFull(f"{path.parent}: no room for {len(data)} bytes of {path.name}") from error
+            raise SharedMemoryFull(path, len(data)) from error
         raise
     hit("replica.file-written")
     temporary.rename(path)
     hit("replica.file-renamed")
+
+
+def has_room(folder: Path, size_bytes: int) -> bool:
+    """Whether a file of that size fits where the folder lies."""
+    return shutil.disk_usage(folder).free >= size_bytes
+
+
+def drop_unfinished(folder: Path) -> None:
+    """Removes what was begun and never got its name: by the folder's one writer, when it makes nothing."""
+    for path in folder.glob("*.new"):
+        path.unlink(missing_ok=True)
 
 
 def generation_path(folder: Path, name: str, generation: int) -> Path:

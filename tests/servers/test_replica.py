@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from infra.chaos.disk import fill, small_disk
 from online_learning.models.fields import FieldEncoder
 from online_learning.models.retrieval import item_vectors
 from online_learning.table.settings import TableSettings
@@ -171,3 +172,32 @@ def test_without_a_catalogue_what_was_acted_on_can_be_recommended(settings: Serv
     with running(settings):
         until(mirror, lambda: len(mirror.catalogue) == 1, "the item")
         assert mirror.catalogue.available.tolist() == [True]
+
+
+def test_without_room_in_shared_memory_it_waits_and_says_so_and_goes_on(settings: ServingSettings) -> None:
+    folder = Path(settings.shm_dir)
+    with small_disk(folder) as mounted, producer(settings.kafka) as sender:
+        if not mounted:
+            pytest.skip("this process may not mount a disk of its own")
+        ballast = fill(folder)
+        sender.send(ITEMS, item(0), "i0")
+        sender.flush(30)
+        with in_thread(run, settings, lambda health: bool(health.values)) as health:
+            wanted = f"room in serving.shm_dir: {folder}: no room for "
+            wait_until(lambda: str(health.values["waiting_for"]).startswith(wanted), WAIT_S, wanted)
+            ballast.unlink()
+            mirror = Mirror(folder)
+            until(mirror, lambda: len(mirror.catalogue) == 1, "the item, when there is room")
+            wait_until(lambda: health.values["waiting_for"] == "", WAIT_S, "no complaint any more")
+
+            # In the midst of its work: readers go on with what they have.
+            ballast = fill(folder)
+            catalogue = mirror.catalogue
+            for k in range(1, 3_000):
+                sender.send(ITEMS, item(k), f"i{k}")
+            sender.flush(30)
+            wait_until(lambda: str(health.values["waiting_for"]).startswith(wanted), WAIT_S, wanted)
+            mirror.refresh()
+            assert mirror.catalogue is catalogue
+            ballast.unlink()
+            until(mirror, lambda: len(mirror.catalogue) == 3_000, "all items, when there is room again")
