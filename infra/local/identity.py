@@ -1,5 +1,6 @@
 """Which process a number means: a pid is used again, a pid with its start time and boot is not."""
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -43,6 +44,15 @@ def identify(pid: int) -> Identity | None:
     if stat is None or stat.state in "ZX":
         return None
     return Identity(pid=pid, started_ticks=stat.started_ticks, boot_id=boot_id())
+
+
+def started_s(pid: int) -> float:
+    """When a process began (s since the epoch), to a second. Raises FileNotFoundError where there is none."""
+    found = _stat(pid)
+    if found is None:
+        raise FileNotFoundError(f"there is no process {pid}")
+    booted_s = next(int(line.split()[1]) for line in (_PROC / "stat").read_text().splitlines() if line[:6] == "btime ")
+    return booted_s + found.started_ticks / os.sysconf("SC_CLK_TCK")
 
 
 def alive(identity: Identity) -> bool:

@@ -13,6 +13,7 @@ from infra.local.ending import remove_shared_memory
 from infra.local.launch import Broken, Launch, NotReady
 from infra.local.service import Ports, Service
 from infra.local.state import State, write_json
+from infra.local.triton_leftovers import remove_leftovers
 from infra.settings import Settings, shared_memory, with_addresses
 from streams.health import read_health
 
@@ -95,6 +96,7 @@ class Stack:
         A folder of shared memory that the settings name stays: whoever named it decides.
         """
         self.state.remove_scratch()
+        remove_leftovers()
         if self.settings.serving.shm_dir == shared_memory(self.state.folder):
             remove_shared_memory(Path(self.settings.serving.shm_dir).name)
 
@@ -134,6 +136,7 @@ class Stack:
         if name == "clickhouse":
             user, password = serving.clickhouse.user, serving.clickhouse.password
             return clickhouse.launch(installed, folder, port=ports["clickhouse"], user=user, password=password)
+        remove_leftovers()
         return triton.launch(
             installed,
             folder,
