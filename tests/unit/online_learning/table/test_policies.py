@@ -232,6 +232,10 @@ def test_a_new_row_is_a_function_of_seed_and_key_alone() -> None:
         spread = 0.1 if kind is InitializerKind.NORMAL else 0.1 / np.sqrt(3)
         assert abs(drawn.std() / spread - 1) < 0.03
         assert abs(drawn.mean()) < 5 * spread / np.sqrt(drawn.size)
+        # Columns of a row and rows of neighbouring keys have nothing to do with each other.
+        noise = 5 / np.sqrt(len(drawn))
+        assert np.abs(np.corrcoef(drawn, rowvar=False) - np.eye(drawn.shape[1])).max() < noise
+        assert abs(np.corrcoef(drawn[:-1].ravel(), drawn[1:].ravel())[0, 1]) < noise
 
 
 def test_a_new_row_starts_from_its_content_vector_where_one_is_given() -> None:
