@@ -170,7 +170,7 @@ def enter_parts(  # type: ignore[no-untyped-def]
     # Places are unsigned here: numba tests every signed one for being counted from the end.
     block = np.uint64(BLOCK)
     words = np.empty(2 * BLOCK, np.int64)
-    found_slots, found = np.empty(2 * BLOCK, np.int64), np.zeros(2, np.uint64)
+    found = np.empty(2 * BLOCK, np.int64)
     for part in range(begin, end):
         mine = own[part]
         count, made = np.uint64(0), 0
@@ -178,8 +178,7 @@ def enter_parts(  # type: ignore[no-untyped-def]
             # Without a branch: of four parts, it would be guessed wrong every third time.
             mine[count] = i
             count += np.uint64((hashes[i] >> np.uint64(SEGMENT_BITS)) & np.uint64(PARTS - 1) == np.uint64(part))
-        start, size, half = np.uint64(0), np.uint64(0), np.uint64(0)
-        found[:] = np.uint64(0)
+        start, size, half, noted = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
         while True:
             older, before, older_half = size, start - size, block - half
             size = min(block, count - start)
@@ -208,7 +207,7 @@ def enter_parts(  # type: ignore[no-untyped-def]
                     slots[place] = slot
                     prefetch_far(headers, slot * HEADER_WORDS + 2)
                     prefetch_far(flags, slot)
-                    found_slots[half + seen] = slot
+                    found[half + seen] = slot
                     seen += np.uint64(1)
                 elif inserting and word >= 0:
                     put(entries, numbers, word, hashed, FIRST_PROVISIONAL + np.int64(place) + 1)
@@ -217,14 +216,11 @@ def enter_parts(  # type: ignore[no-untyped-def]
                     made += 1
                 else:
                     slots[place] = -1
-            # Of the block before; of this one, too, where it was the last.
-            for j in range(found[0]):
-                note_sighting(headers, flags, blocks, found_slots[older_half + j], now_s)
-            if size == 0:
-                for j in range(seen):
-                    note_sighting(headers, flags, blocks, found_slots[half + j], now_s)
+            for j in range(noted):
+                note_sighting(headers, flags, blocks, found[older_half + j], now_s)
+            noted = seen
+            if size == 0 and older == 0:
                 break
-            found[0] = seen
             start, half = start + size, older_half
         entered[part] = made
 
