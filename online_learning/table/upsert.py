@@ -17,19 +17,17 @@ from online_learning.table.headers import HEADER_WORDS, note_sighting, write_hea
 from online_learning.table.index import (
     DUE,
     LEVEL,
-    PLACES,
     SEGMENT_BITS,
     SPLIT,
     USED,
     grow,
     hash_of,
     line_of,
-    next_line,
     number_place,
     probe,
     put,
 )
-from online_learning.table.intrinsics import first_bit, match_line, prefetch, prefetch_far
+from online_learning.table.intrinsics import prefetch, prefetch_far
 from online_learning.table.settings import MAX_ROWS
 
 # Places in a directory's counters, i64 [5].
@@ -166,11 +164,9 @@ def enter_parts(  # type: ignore[no-untyped-def]
     block is noted while the one behind it is looked up.
     """
     level, split = index_state[LEVEL], index_state[SPLIT]
-    every = np.uint64((1 << PLACES) - 1)
     # Places are unsigned here: numba tests every signed one for being counted from the end.
     block = np.uint64(BLOCK)
-    words = np.empty(2 * BLOCK, np.int64)
-    found = np.empty(2 * BLOCK, np.int64)
+    words, found = np.empty(2 * BLOCK, np.int64), np.empty(2 * BLOCK, np.int64)
     for part in range(begin, end):
         mine = own[part]
         count, made = np.uint64(0), 0
@@ -191,16 +187,9 @@ def enter_parts(  # type: ignore[no-untyped-def]
             for j in range(older):
                 # Behind the last key these are words of blocks before: asked for in vain.
                 prefetch_far(entries, words[half + j])
-                place, word = np.uint64(mine[before + j]), words[older_half + j]
+                place = np.uint64(mine[before + j])
                 hashed = hashes[place]
-                matching = match_line(entries, word, hashed) & every
-                vacant = match_line(entries, word, np.uint64(0)) & every
-                if matching != 0:
-                    slot = np.int64(numbers[np.uint64(number_place(word)) + first_bit(matching)]) - 1
-                elif vacant != 0:
-                    slot, word = np.int64(-1), word + np.int64(first_bit(vacant))
-                else:
-                    slot, word = probe(entries, numbers, hashed, next_line(word >> 3))
+                slot, word = probe(entries, numbers, hashed, words[older_half + j] >> 3)
                 if slot >= FIRST_PROVISIONAL:
                     slots[place] = -3 - (slot - FIRST_PROVISIONAL)
                 elif slot >= 0:
