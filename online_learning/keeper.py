@@ -84,9 +84,10 @@ class Keeper:
             raise CheckpointError(
                 f"checkpoint {checkpoint.number} is of a backfill that has not ended: run `freshet backfill` again"
             )
-        fields = _fields(self._settings)
+        fields, origins = self._fields()
         for what, there, wanted in (
             ("fields", meta.fields, fields),
+            ("fields", meta.origins or origins, origins),
             ("tasks", meta.tasks, learners.tasks),
             ("value tasks", meta.values, learners.value_tasks),
         ):
@@ -132,8 +133,16 @@ class Keeper:
             whole = self._force_whole or self._store.wants_whole()
             publisher.poll()
             position = publisher.position
-            fields = _fields(self._settings)
-            meta = CheckpointMeta(position, learners.counters, learners.tasks, fields, backfill, learners.value_tasks)
+            fields, origins = self._fields()
+            meta = CheckpointMeta(
+                position=position,
+                counters=learners.counters,
+                tasks=learners.tasks,
+                fields=fields,
+                backfill=backfill,
+                values=learners.value_tasks,
+                origins=origins,
+            )
             checkpoint = Checkpoint(
                 tables={TABLE: learners.online.table.snapshot(whole=whole)},
                 dense=dense_arrays(learners.online.dense_parameters(), learners.state()),
@@ -170,6 +179,11 @@ class Keeper:
         self._cutter.close()
         self._settle()
 
+    def _fields(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The names of the fields, and what they are made of."""
+        fields = self._settings.model.fields
+        return tuple(field.name for field in fields), tuple(field.origin for field in fields)
+
     def _settle(self) -> None:
         """Waits for a save that still runs, and takes note of how it ended."""
         try:
@@ -188,7 +202,3 @@ class Keeper:
 
 def _meta(manifest: Manifest) -> CheckpointMeta:
     return msgspec.json.decode(manifest.meta, type=CheckpointMeta)
-
-
-def _fields(settings: LearningSettings) -> tuple[str, ...]:
-    return tuple(field.name for field in settings.model.fields)

@@ -65,6 +65,11 @@ class FieldSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         if named is False and self.attribute:
             raise ValueError(f"`attribute` == {self.attribute!r}, must be left out: `{self.source}` has none")
 
+    @property
+    def origin(self) -> str:
+        """What its values are, in words: the same field with another origin is another field to a model."""
+        return f"{self.name} ({' '.join(filter(None, (self.side, self.source, self.attribute)))})"
+
     def says_of_recent(self, recent: "FieldSettings") -> bool:
         """Whether this field says of an item what `recent` says of a user's recent items: they share keys and rows."""
         if self.side != "item" or recent.source != "recent":

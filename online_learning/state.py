@@ -56,7 +56,8 @@ class Backfilled(msgspec.Struct, frozen=True):
 
 class CheckpointMeta(msgspec.Struct, frozen=True):
     """`position`: what readers of the update log could see of this state. `backfill`: where it comes from one, of which
-    the update log knows nothing. `values`: which of the tasks are value tasks."""
+    the update log knows nothing. `values`: which of the tasks are value tasks. `origins`: what the fields are made of,
+    not told by checkpoints before it."""
 
     position: LogPosition
     counters: Counters
@@ -64,6 +65,7 @@ class CheckpointMeta(msgspec.Struct, frozen=True):
     fields: tuple[str, ...]
     backfill: Backfilled | None = None
     values: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
 
 
 class TrainerState(msgspec.Struct, frozen=True):

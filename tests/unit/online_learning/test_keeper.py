@@ -13,7 +13,7 @@ from online_learning.checkpoint.checkpoint import CheckpointError
 from online_learning.checkpoint.storage import Draft, LocalStorage
 from online_learning.keeper import Keeper
 from online_learning.learners import Learners
-from online_learning.settings import LearningSettings, ModelSettings, RowSettings, TrainerSettings
+from online_learning.settings import FieldSettings, LearningSettings, ModelSettings, RowSettings, TrainerSettings
 from online_learning.table.settings import FullPolicy, OptimizerKind
 from online_learning.updates.position import LogPosition
 from streams.settings import KafkaSettings, TaskSettings
@@ -61,6 +61,14 @@ def keeper(folder: Path) -> Keeper:
 def learn(these: Learners, key: int) -> None:
     """Something that the next increment has to hold."""
     these.online.table.find_or_insert(np.array([key], np.uint64), np.ones(1, np.uint16), 0, key)
+
+
+def _renamed(field: str, attribute: str) -> tuple[FieldSettings, ...]:
+    """The default fields, one of which reads another attribute."""
+    return tuple(
+        msgspec.structs.replace(one, attribute=attribute) if one.name == field else one
+        for one in ModelSettings().fields
+    )
 
 
 def at(offset: int) -> dict[str, dict[int, int]]:
@@ -126,6 +134,10 @@ def test_nothing_new_is_not_kept_again(tmp_path: Path, learners: Learners) -> No
         ({"sparse_optimizer": OptimizerKind.SGD}, "`optimizer` == 'sgd', must be 'adagrad'"),
         ({"model": ModelSettings(dim=3, hidden=(4,))}, "`dim` == 4, must be 3"),
         ({"model": ModelSettings(dim=2, hidden=(5,))}, "`layer.0.bias` has shape"),
+        (
+            {"model": ModelSettings(dim=2, hidden=(4,), fields=_renamed("genres", "tags"))},
+            "'genres (item attribute tags)'",
+        ),
         ({"tasks": (TaskSettings(name="buy", shown_is_negative=True),)}, "with the tasks"),
     ],
 )
