@@ -92,7 +92,6 @@ class Backfill:
         self._feed = Feed(settings, self._learners, catalogue, kept.offsets, None, stop)
         self._publisher = _Unpublished(self._learners.online.table)
         self._before = sum(self._learners.counters.examples.values()) + self._state.rows
-        self._clock_ms = 0
         self._keep_due_s = time.monotonic() + settings.trainer.checkpoint_interval_s
 
     def run(self, tell: Callable[[BackfillReport], None] = lambda report: None) -> BackfillReport:
@@ -204,13 +203,12 @@ class Backfill:
     # --- learning and keeping --------------------------------------------------------------------------------------
 
     def _learn(self, examples: list[Example]) -> None:
-        # Rows are last seen when their examples were: what the log is too old for, the live trainer may evict.
-        self._clock_ms = max([self._clock_ms, *(example.ts for example in examples)])
-        self._learners.learn(examples, self._clock_ms, _VERSION)
+        now_ms = max([self._learners.clock_ms, *(example.ts for example in examples)])
+        self._learners.learn(examples, now_ms, _VERSION)
 
     def _keep(self, *, wait: bool = False) -> None:
         for user in self._feed.follow_catalogue():
-            self._learners.forget_user(user, self._clock_ms, _VERSION)
+            self._learners.forget_user(user, _VERSION)
         self._publisher.poll()
         self._keeper.save(self._learners, self._publisher, self._positions(), wait=wait, backfill=self._state)
 

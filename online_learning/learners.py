@@ -48,6 +48,7 @@ class Learners:
         self.drift = Drift(names, self.tasks, self._values)
         self.calibration = Calibration(names, self.tasks, self._values)
         self.counters = Counters()
+        self.clock_ms = 0
         self.refused_at_ms = 0
 
     def see(self, impressions: Sequence[Impression]) -> None:
@@ -71,7 +72,12 @@ class Learners:
         )
 
     def learn(self, examples: Sequence[Example], now_ms: int, version: int) -> None:
-        """Scores what was predicted, then learns; `version` stamps the rows, `now_ms` is noted as their sighting."""
+        """Scores what was predicted, then learns; `version` stamps the rows, `now_ms` the alarms.
+
+        Rows are last seen, and expire, by the newest event time read so far: an outage longer than their time to live,
+        or a wall clock that jumps, forgets nothing, and a log learned again gives the same rows.
+        """
+        self.clock_ms = max([self.clock_ms, *(one.ts for one in examples)])
         ours = [one for one in examples if is_learned(one.arms, organic=one.organic, arm=self._arm)]
         if not ours:
             return
@@ -99,7 +105,7 @@ class Learners:
         labels, weights, again = found.labels[rows], found.weights[rows], found.again[rows]
         revised = found.revised[rows]
         taught = [ours[row] for row in rows.tolist()]
-        sound = self._learn(taught, batch, labels, weights, revised, now_ms, version)
+        sound = self._learn(taught, batch, labels, weights, revised, version)
         if not sound.all():
             self.counters.refused += int((~sound).sum())
             self.refused_at_ms = now_ms
@@ -113,10 +119,14 @@ class Learners:
             other.learn(batch, kept, weights)
         self._count(labels, again)
 
-    def forget_user(self, user: str, now_ms: int, version: int) -> None:
+    def evict(self, version: int) -> int:
+        """Removes rows by the policy; how many, a limited number at a time. They become tombstones."""
+        return self.online.table.evict(self.clock_ms, version)
+
+    def forget_user(self, user: str, version: int) -> None:
         """Removes the rows of a user's id, the tower's too; they become tombstones."""
         keys = self._encoder.id_keys("user", user)
-        self.online.table.remove(np.concatenate([keys, tower_keys(keys)]), now_ms, version)
+        self.online.table.remove(np.concatenate([keys, tower_keys(keys)]), self.clock_ms, version)
 
     # --- keeping ---------------------------------------------------------------------------------------------------
 
@@ -131,6 +141,7 @@ class Learners:
             calibration=self.calibration.state(),
             towers=b"" if self.online.towers is None else self.online.towers.optimizer_state(),
             items=self._negatives.items.state(),
+            clock_ms=self.clock_ms,
         )
 
     def restore(self, state: TrainerState, counters: Counters) -> None:
@@ -143,6 +154,7 @@ class Learners:
         self.drift.restore(state.drift)
         self.calibration.restore(state.calibration)
         self._negatives.items.restore(state.items)
+        self.clock_ms = state.clock_ms
         self.counters = counters
 
     # --- inner -----------------------------------------------------------------------------------------------------
@@ -154,7 +166,6 @@ class Learners:
         labels: NDArray[np.float32],
         weights: NDArray[np.float32],
         revised: NDArray[np.float32],
-        now_ms: int,
         version: int,
     ) -> NDArray[np.bool_]:
         """One step of ranking model and towers by B examples and what is drawn for them; which were learned, [B]."""
@@ -162,20 +173,21 @@ class Learners:
         self._negatives.items.add([batch.items[row] for row in np.flatnonzero(taken).tolist()])
         drawn = self._negatives.of_organic(examples, labels)
         if drawn is None:
-            sound = self.online.learn(batch, labels, weights, now_ms, version, revised=revised)
+            sound = self.online.learn(batch, labels, weights, self.clock_ms, version, revised=revised)
         else:
             labels = np.concatenate([labels, drawn.labels])
             weights = np.concatenate([weights, np.ones_like(drawn.labels)]) * drawn.shares
             revised = np.concatenate([revised, np.full_like(drawn.labels, np.nan)])
             both = batch.followed_by(drawn.batch)
-            sound = self.online.learn(both, labels, weights, now_ms, version, drawn.offsets, revised)[: batch.rows]
+            told = self.online.learn(both, labels, weights, self.clock_ms, version, drawn.offsets, revised)
+            sound = told[: batch.rows]
             self.counters.sampled += drawn.batch.rows
         positives = np.flatnonzero(taken & sound)
         if self.online.towers is not None and len(positives):
             users, items = self._encoder.sides(batch.side.take(positives))
             names = [batch.items[row] for row in positives.tolist()]
             candidates = self._negatives.of_towers(items, names, [examples[row].user for row in positives.tolist()])
-            self.online.towers.learn(self.online.table, users, candidates, now_ms, version)
+            self.online.towers.learn(self.online.table, users, candidates, self.clock_ms, version)
         return sound
 
     def _predict(self, batch: Batch) -> NDArray[np.float32]:

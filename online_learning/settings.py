@@ -195,7 +195,8 @@ class RowSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     `admission`: which unseen keys get a row; `admission_threshold` is of `count`, `admission_probability` of
     `probability`. `eviction`: which rows go, every `evict_interval_s` and when a full table makes room; under `ttl`
     those of a field whose key was not seen for `ttl_s` (0: never), or for what `ttl_s_of_field` says of that field.
-    What is of a policy that is not chosen is refused where it is set.
+    Time is that of the events: while none come, nothing expires. What is of a policy that is not chosen is refused
+    where it is set.
     """
 
     max_rows: Annotated[int, Meta(ge=0)] = 0

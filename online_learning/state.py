@@ -70,7 +70,7 @@ class CheckpointMeta(msgspec.Struct, frozen=True):
 
 class TrainerState(msgspec.Struct, frozen=True):
     """What only the trainer reads: `baselines` by name, the moments of the optimizers (`towers`: of the towers), open
-    windows, predictions, and the `items` that negatives are drawn from."""
+    windows, predictions, the `items` that negatives are drawn from, and the newest event time (ms) learned."""
 
     optimizer: bytes
     baselines: dict[str, bytes]
@@ -80,6 +80,7 @@ class TrainerState(msgspec.Struct, frozen=True):
     calibration: CalibrationState = CalibrationState()
     towers: bytes = b""
     items: ItemStreamState = ItemStreamState()
+    clock_ms: int = 0
 
 
 def dense_arrays(parameters: Mapping[str, NDArray[np.float32]], state: TrainerState) -> dict[str, NDArray[Any]]:

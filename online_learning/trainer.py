@@ -127,13 +127,13 @@ class Trainer:
     def _erase(self) -> None:
         """Removes the rows of users who were erased since the last call."""
         for user in self._feed.follow_catalogue():
-            self._learners.forget_user(user, _now_ms(), self.publisher.version)
+            self._learners.forget_user(user, self.publisher.version)
             hit("trainer.erased")
 
     def _evict(self) -> None:
         rows, now = self._settings.rows, time.monotonic()
         if rows.eviction is not EvictionPolicy.NONE and now >= self._evict_due:
-            gone = self._learners.online.table.evict(_now_ms(), self.publisher.version)
+            gone = self._learners.evict(self.publisher.version)
             # A call does not take long, so it may leave some: they go at the next turn.
             self._evict_due = now if gone >= AT_ONCE else now + rows.evict_interval_s
 

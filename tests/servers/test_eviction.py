@@ -26,9 +26,11 @@ from tests.trainers import learning_settings, send_items, send_requests, trainer
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 
 WAIT_S = 90.0
-# Users u0 to u39 take turns; their rows live for so long after they were last seen, all others for ever.
+# Users u0 to u39 take turns, a request a millisecond of event time; their rows live for so long after they were last
+# seen, all others for ever.
 USERS = 40
 TTL_S = 2.0
+AFTER = int(TTL_S * 1_000) // USERS * USERS + USERS
 
 
 @pytest.fixture
@@ -64,12 +66,16 @@ def test_users_unseen_for_their_time_leave_no_row_anywhere(learning: LearningSet
         send_items(producer)
         sent = send_requests(producer, 0, USERS)
         wait_until(lambda: health.values["learned"] == sent, WAIT_S, "all is learned")
-        wait_until(lambda: health.values["evicted"] >= len(users), WAIT_S, "the users' rows are evicted")
-        wait_until(lambda: not found(users).any(), WAIT_S, "the replica has none of them")
-        assert health.values["rows"] > 0
+        wait_until(lambda: found(users).all(), WAIT_S, "the replica has their rows")
+        assert health.values["evicted"] == 0
+        # Another request of the last of them, so much later that the time of all others is over.
+        send_requests(producer, AFTER + USERS - 1, AFTER + USERS)
+        wait_until(lambda: health.values["evicted"] == USERS - 1, WAIT_S, "the other users' rows are evicted")
+        wait_until(lambda: not found(users[:-1]).any(), WAIT_S, "the replica has none of them")
+        assert found(users[-1:]).all()
 
         # One comes back and has a new row; meanwhile checkpoints go on, until each of them contains the removals.
-        requests = iter(range(USERS, 1_000_000, USERS))
+        requests = iter(range(2 * AFTER, 1_000_000, USERS))
 
         def goes_on() -> None:
             number = next(requests)

@@ -7,9 +7,9 @@ import pytest
 from online_learning.catalogue import Catalogue
 from online_learning.learner import OnlineLearner
 from online_learning.learners import Learners
-from online_learning.settings import LearningSettings, ModelSettings, TrainerSettings
+from online_learning.settings import LearningSettings, ModelSettings, RowSettings, TrainerSettings
 from online_learning.state import TrainerState
-from online_learning.table.settings import OptimizerKind
+from online_learning.table.settings import EvictionPolicy, OptimizerKind
 from online_learning.table.version import pack_version
 from streams.records import (
     SCHEMA_VERSION,
@@ -201,8 +201,29 @@ def test_an_erased_user_leaves_a_tombstone():
     these = learners()
     learn(these, example(0, 0, 1.0))
     rows = len(these.online.table)
-    these.forget_user("u0", 1, pack_version(1, 2))
+    these.forget_user("u0", pack_version(1, 2))
     assert len(these.online.table) == rows - 1
+
+
+def test_rows_expire_by_the_time_of_the_events_whatever_the_wall_clock_says():
+    settings = msgspec.structs.replace(SETTINGS, rows=RowSettings(eviction=EvictionPolicy.TTL, ttl_s=10.0))
+    first, second = learners(settings), learners(settings)
+    first.learn([example(0, 0, 1.0)], now_ms=10**12, version=pack_version(1, 1))
+    # The trainer was away for longer than that, and starts again from what it kept.
+    kept = msgspec.msgpack.decode(msgspec.msgpack.encode(first.state()), type=TrainerState)
+    second.online.restore(first.online.table.snapshot(), first.online.dense_parameters(), kept.optimizer)
+    second.restore(kept, first.counters)
+    assert second.evict(pack_version(2, 1)) == 0
+    second.learn([example(1, 1, 1.0, ts=9_000)], now_ms=2 * 10**12, version=pack_version(2, 2))
+    assert second.evict(pack_version(2, 3)) == 0
+    rows = len(second.online.table)
+    # Late ones do not turn the clock back: what they name was seen now.
+    second.learn([example(2, 2, 1.0, ts=10_000), example(3, 3, 1.0, ts=0)], now_ms=0, version=pack_version(2, 4))
+    more = len(second.online.table) - rows
+    assert second.evict(pack_version(2, 5)) > 0
+    second.learn([example(3, 3, 0.0, ts=10_001)], now_ms=0, version=pack_version(2, 6))
+    assert second.evict(pack_version(2, 7)) == 0
+    assert len(second.online.table) > more > 0
 
 
 def test_a_calibrated_model_is_said_to_be_calibrated_however_few_negatives_are_kept():

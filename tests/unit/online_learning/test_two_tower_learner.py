@@ -126,7 +126,7 @@ def test_an_erased_users_tower_row_goes_too():
     world.learn(these, world.example(0, 0, 1.0))
     key = tower_side(FieldEncoder(world.SETTINGS.model).encode_user("u0", None, [])).keys[:1]
     assert these.online.table.find(key)[0] >= 0
-    these.forget_user("u0", 1, pack_version(1, 2))
+    these.forget_user("u0", pack_version(1, 2))
     assert these.online.table.find(key)[0] == -1
 
 
