@@ -59,10 +59,12 @@ class RiverLinear:
             else linear_model.LogisticRegression(optimizer=optim.AdaGrad(learning_rate))
             for t in range(tasks)
         ]
+        # What is learned has often just been predicted.
+        self._newest: tuple[Batch | None, list[dict[int, float]]] = (None, [])
 
     def predict(self, batch: Batch) -> NDArray[np.float32]:
         out = np.empty((batch.rows, len(self._models)), dtype=np.float32)
-        for row, x in enumerate(_inputs(batch)):
+        for row, x in enumerate(self._inputs(batch)):
             out[row] = [
                 model.predict_one(x) if t in self._values else model.predict_proba_one(x)[True]
                 for t, model in enumerate(self._models)
@@ -72,7 +74,7 @@ class RiverLinear:
         return out
 
     def learn(self, batch: Batch, labels: NDArray[np.float32], weights: NDArray[np.float32]) -> None:
-        for x, label, weight in zip(_inputs(batch), labels.tolist(), weights.tolist(), strict=True):
+        for x, label, weight in zip(self._inputs(batch), labels.tolist(), weights.tolist(), strict=True):
             for t, (model, y, w) in enumerate(zip(self._models, label, weight, strict=True)):
                 if y != y:
                     continue
@@ -86,6 +88,11 @@ class RiverLinear:
 
     def restore(self, state: bytes) -> None:
         self._models = pickle.loads(state)
+
+    def _inputs(self, batch: Batch) -> list[dict[int, float]]:
+        if batch is not self._newest[0]:
+            self._newest = (batch, _inputs(batch))
+        return self._newest[1]
 
 
 class Popularity:

@@ -53,21 +53,31 @@ class Batcher:
     def of_examples(self, examples: Sequence[Example]) -> Batch:
         """One row per example, with the features that were served with it."""
         users: list[Bags] = []
+        raw_users: list[list[float]] = []
         request: str | None = None
         for example in examples:
             # Examples of one request come side by side and share their user.
             if request is None or example.request_id != request:
                 bags = self._user(example.user, example.user_features, example.scene, example.context)
+                raw = _raw_user(example.user_features)
             request = example.request_id
             users.append(bags)
+            raw_users.append(raw)
         return self._batch(
             users,
             [example.item for example in examples],
-            [_raw_user(example.user_features) for example in examples],
+            raw_users,
             [example.ts for example in examples],
             [example.item_features for example in examples],
             [example.position for example in examples],
         )
+
+    def with_items(self, batch: Batch, items: Sequence[str]) -> Batch:
+        """The same rows with other items, one for each: all that is not the item's own stays as it is."""
+        side = self._encoder.with_items(batch.side, items)
+        matches = self._encoder.own_matches(side)
+        dense = np.concatenate([batch.dense[:, : batch.dense.shape[1] - matches.shape[1]], matches], axis=1)
+        return Batch(side, dense, list(items))
 
     def of_impressions(self, impressions: Sequence[Impression]) -> Batch:
         """One row per item shown, in order."""

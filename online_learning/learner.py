@@ -68,7 +68,9 @@ class OnlineLearner:
         self.table = Table(table_settings(settings), settings.trainer.seed)
         self.model = new_network(settings.model, tasks, fields, dense, settings.trainer.seed)
         _set_prior(self.model, settings)
-        self._adam = Adam(self.model.parameters(), self.model.learning_rates(settings.model.dense_learning_rate))
+        # Looking through the modules for them takes as long as adding up their gradients.
+        self._parameters = list(self.model.parameters())
+        self._adam = Adam(self._parameters, self.model.learning_rates(settings.model.dense_learning_rate))
         self._pending = 0
         self.towers = TwoTowerLearner(settings) if settings.retrieval.name == "two_tower" else None
         self.health = LearningHealth()
@@ -151,7 +153,7 @@ class OnlineLearner:
         state = {
             "adam": self._adam.state_dict(),
             "pending": self._pending,
-            "gradients": [parameter.grad for parameter in self.model.parameters()],
+            "gradients": [parameter.grad for parameter in self._parameters],
         }
         if self._values:
             state["values"] = msgspec.to_builtins(self._scale.state())
@@ -173,7 +175,7 @@ class OnlineLearner:
         self._pending = state["pending"]
         if self._values:
             self._scale.restore(msgspec.convert(state["values"], ScaleState))
-        for parameter, gradient in zip(self.model.parameters(), state["gradients"], strict=True):
+        for parameter, gradient in zip(self._parameters, state["gradients"], strict=True):
             parameter.grad = gradient
         self._load_scorer()
 
@@ -184,9 +186,8 @@ class OnlineLearner:
 
         `touched` are slots of rows that have just taken theirs, whose size may be wanted.
         """
-        parameters = list(self.model.parameters())
         waiting = []
-        for parameter in parameters:
+        for parameter in self._parameters:
             assert parameter.grad is not None
             parameter.grad /= self._pending
             waiting.append(parameter.grad)
@@ -194,9 +195,9 @@ class OnlineLearner:
         if not math.isfinite(norm):
             self.health.refused_steps += 1
         elif self.health.wants_step():
-            before = _flat(parameters)
+            before = _flat(self._parameters)
             self._adam.step()
-            self.health.stepped(norm, (_flat(parameters) - before).norm().item())
+            self.health.stepped(norm, (_flat(self._parameters) - before).norm().item())
             self.health.touched(self.table.gather(touched))
         else:
             self._adam.step()
@@ -227,14 +228,14 @@ class OnlineLearner:
     def _take_gradients(self) -> list[torch.Tensor | None]:
         """What waits for the network's next step, which from now on has nothing waiting."""
         waiting = []
-        for parameter in self.model.parameters():
+        for parameter in self._parameters:
             waiting.append(parameter.grad)
             parameter.grad = None
         return waiting
 
     def _add_gradients(self, waiting: list[torch.Tensor | None]) -> None:
         """Adds what was taken to what has come since."""
-        for parameter, gradient in zip(self.model.parameters(), waiting, strict=True):
+        for parameter, gradient in zip(self._parameters, waiting, strict=True):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
 

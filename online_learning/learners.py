@@ -96,7 +96,8 @@ class Learners:
         rows = np.flatnonzero(~np.isnan(found.labels).all(axis=1))
         if not len(rows):
             return
-        batch = batch.take(rows)
+        if len(rows) < batch.rows:
+            batch = batch.take(rows)
         if found.corrects.any():
             rates = negative_rates(ours, self._shown_is_negative)
             p = np.zeros(found.labels.shape, dtype=np.float32)
@@ -171,7 +172,7 @@ class Learners:
         """One step of ranking model and towers by B examples and what is drawn for them; which were learned, [B]."""
         taken = ((labels == 1.0) & self._binary).any(axis=1)
         self._negatives.items.add([batch.items[row] for row in np.flatnonzero(taken).tolist()])
-        drawn = self._negatives.of_organic(examples, labels)
+        drawn = self._negatives.of_organic(examples, batch, labels)
         if drawn is None:
             sound = self.online.learn(batch, labels, weights, self.clock_ms, version, revised=revised)
         else:

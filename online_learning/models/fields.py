@@ -79,6 +79,23 @@ class Side:
         plain = Side(self.keys, self.spaces, self.offsets, self.rows * self.fields, 1).take(bags)
         return Side(plain.keys, plain.spaces, plain.offsets, self.rows, last - first)
 
+    def beside(self, other: "Side") -> "Side":
+        """The fields of both, row by row; both have the same number of rows."""
+        sides = (self, other)
+        counts = [np.diff(side.offsets).reshape(self.rows, side.fields) for side in sides]
+        bags = np.concatenate(counts, axis=1)
+        offsets = np.zeros(bags.size + 1, dtype=np.int64)
+        np.cumsum(bags.ravel(), out=offsets[1:])
+        keys, spaces = np.empty(offsets[-1], dtype=np.uint64), np.empty(offsets[-1], dtype=np.uint16)
+        # A row's keys of this side come first, and those of the other behind them.
+        first = np.cumsum(bags.sum(axis=1)) - bags.sum(axis=1)
+        for side, of_bag in zip(sides, counts, strict=True):
+            of_row = of_bag.sum(axis=1)
+            where = np.arange(len(side.keys)) + np.repeat(first - (np.cumsum(of_row) - of_row), of_row)
+            keys[where], spaces[where] = side.keys, side.spaces
+            first = first + of_row
+        return Side(keys, spaces, offsets, self.rows, self.fields + other.fields)
+
     def followed_by(self, other: "Side") -> "Side":
         """The rows of both, which are of the same fields."""
         return Side(
@@ -145,9 +162,8 @@ class FieldEncoder:
             dtype=np.int64,
         ).reshape(-1, 2)
         self._bags_of: dict[str, tuple[Item | None, Bags]] = {}
-        self._recent_of: dict[str, dict[str, tuple[Item, list[int]]]] = {
-            field.name: {} for field in self.user_fields if field.source == "recent" and field.attribute
-        }
+        self._of_recent = tuple(field for field in self.user_fields if field.source == "recent" and field.attribute)
+        self._recent_of: dict[str, tuple[Item, list[list[int]]]] = {}
 
     @property
     def fields(self) -> int:
@@ -172,6 +188,7 @@ class FieldEncoder:
         """Bags of the user and context fields. `recent`: the view `user_stats`' recent items, newest first."""
         bags = Bags([], [])
         recent = recent[:MAX_BAG]
+        attributes_of_recent = iter(self._recent_keys(recent))
         for field in self.user_fields:
             match field.source:
                 case "id":
@@ -185,7 +202,7 @@ class FieldEncoder:
                 case "recent" if not field.attribute:
                     keys = self._keys(field, recent)
                 case "recent":
-                    keys = [key for item in recent for key in self._attribute_keys(field, item)][:MAX_BAG]
+                    keys = next(attributes_of_recent)[:MAX_BAG]
             bags.keys.extend(keys)
             bags.lengths.append(len(keys))
         return bags
@@ -224,6 +241,10 @@ class FieldEncoder:
         both = (Bags(u.keys + i.keys, u.lengths + i.lengths) for u, i in zip(users, items, strict=True))
         return Side.of(both, self.spaces)
 
+    def with_items(self, side: Side, items: Iterable[Item | str]) -> Side:
+        """Whole rows over all F fields with other items, one for each row."""
+        return side.fields_between(0, len(self.user_fields)).beside(self.encode_items(items))
+
     def sides(self, side: Side) -> tuple[Side, Side]:
         """Whole rows over all F fields as their user and context fields, and their item fields."""
         between = len(self.user_fields)
@@ -259,17 +280,21 @@ class FieldEncoder:
         one = self._hashers[field.name].one
         return [one(text) for text in _texts(value)]
 
-    def _attribute_keys(self, field: FieldSettings, item: str) -> list[int]:
-        """Keys of a recent item's attribute, remembered as long as the catalogue's record of it is the same."""
-        known = self.item_of(item)
-        if known is None:
-            return []
-        kept_of = self._recent_of[field.name]
-        kept = kept_of.get(item)
-        if kept is not None and kept[0] is known:
-            return kept[1]
-        keys = self._keys(field, known.attributes.get(field.attribute))
-        _keep(kept_of, item, (known, keys))
+    def _recent_keys(self, recent: Sequence[str]) -> list[list[int]]:
+        """The keys of the recent items' attributes, of each field that has some; an item's are remembered as long as
+        the catalogue's record of it is the same."""
+        keys: list[list[int]] = [[] for _ in self._of_recent]
+        for item in recent if keys else ():
+            known = self.item_of(item)
+            if known is None:
+                continue
+            kept = self._recent_of.get(item)
+            if kept is None or kept[0] is not known:
+                of_fields = [self._keys(field, known.attributes.get(field.attribute)) for field in self._of_recent]
+                kept = (known, of_fields)
+                _keep(self._recent_of, item, kept)
+            for all_keys, own in zip(keys, kept[1], strict=True):
+                all_keys += own
         return keys
 
     def _item_bags(self, name: str, known: Item | None) -> Bags:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -52,26 +51,21 @@ class Negatives:
         self._shown_is_negative = np.array([task.shown_is_negative for task in settings.tasks], dtype=np.bool_)
         self.items = ItemStream(settings.negatives.window, settings.trainer.seed)
 
-    def of_organic(self, examples: Sequence[Example], labels: NDArray[np.float32]) -> Sampled | None:
-        """Negatives for the organic ones of B examples with labels f32 [B, T]; None where none is to be drawn."""
+    def of_organic(self, examples: Sequence[Example], batch: Batch, labels: NDArray[np.float32]) -> Sampled | None:
+        """Negatives for the organic ones of B examples, `batch` their rows, with labels f32 [B, T]; None where none is
+        to be drawn."""
         k = self._settings.negatives.per_positive
         organic = np.array([example.organic for example in examples])
         alone = organic[:, None] & self._shown_is_negative & (labels == 1.0)
         rows = np.flatnonzero(alone.any(axis=1))
         if not k or not len(rows) or not len(self.items):
             return None
-        drawn = iter(self.items.draw(k * len(rows)))
-        # Copies that say they are of one request share what is encoded of their user.
-        copies = [
-            msgspec.structs.replace(examples[row], item=next(drawn), request_id=examples[row].example_id)
-            for row in rows.tolist()
-            for _ in range(k)
-        ]
         told = np.where(np.repeat(alone[rows], k, axis=0), 0.0, np.nan).astype(np.float32)
         shift = np.float32(-PRIOR_LOGIT - np.log(k))
         concerned = np.concatenate([alone, ~np.isnan(told)]).astype(np.float32)
         shares = 1.0 - concerned * np.float32(k / (1 + k))
-        return Sampled(self._batcher.of_examples(copies), told, shift * concerned, shares)
+        drawn = self._batcher.with_items(batch.take(np.repeat(rows, k)), self.items.draw(k * len(rows)))
+        return Sampled(drawn, told, shift * concerned, shares)
 
     def of_towers(self, items: Side, names: Sequence[str], users: Sequence[str]) -> Candidates:
         """What B positives are told from: each other's items, and `retrieval.negatives` drawn ones.

@@ -132,12 +132,15 @@ def test_draws_go_on_from_a_checkpoint_as_if_nothing_had_been():
 
 
 def test_only_an_organic_positive_gets_negatives_and_only_where_what_is_shown_is_one():
-    negatives = learned(4, [organic(0, 0, 0)])._negatives
+    learners = learned(4, [organic(0, 0, 0)])
+    negatives, batches = learners._negatives, learners._batcher
     click, none = np.array([[1.0]], np.float32), np.array([[0.0]], np.float32)
     [seen] = shown(1, np.random.default_rng(0))
-    assert negatives.of_organic([seen], click) is None
-    assert negatives.of_organic([organic(1, 0, 1)], none) is None
-    drawn = negatives.of_organic([seen, organic(1, 0, 1)], np.ones((2, 1), np.float32))
+    taken = organic(1, 0, 1)
+    assert negatives.of_organic([seen], batches.of_examples([seen]), click) is None
+    assert negatives.of_organic([taken], batches.of_examples([taken]), none) is None
+    both = [seen, taken]
+    drawn = negatives.of_organic(both, batches.of_examples(both), np.ones((2, 1), np.float32))
     assert drawn is not None
     assert drawn.batch.rows == 4
     assert (drawn.labels == 0).all()

@@ -130,3 +130,15 @@ def test_taking_rows_is_encoding_them_alone(rows: list[int]):
     for name in ("keys", "spaces", "offsets"):
         np.testing.assert_array_equal(getattr(taken, name), getattr(direct, name))
     assert (taken.rows, taken.fields) == (len(rows), direct.fields)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["ann", "bob"]), st.sampled_from(["alien", "up", "nobody"])), max_size=6))
+def test_rows_with_other_items_are_encoded_as_if_these_had_come_with_them(pairs: list[tuple[str, str]]):
+    one = encoder()
+    bags = [one.user_bags(user, None, ["up"] if user == "ann" else [], "", None) for user, _ in pairs]
+    before = one.combine(bags, [one.item_bags("up")] * len(pairs))
+    changed = one.with_items(before, [item for _, item in pairs])
+    direct = one.combine(bags, [one.item_bags(item) for _, item in pairs])
+    for name in ("keys", "spaces", "offsets"):
+        np.testing.assert_array_equal(getattr(changed, name), getattr(direct, name))
+    assert (changed.rows, changed.fields) == (len(pairs), direct.fields)
