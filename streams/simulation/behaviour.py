@@ -6,7 +6,7 @@ import numpy as np
 from msgspec import Struct
 
 from streams.simulation.truth import STAY_SPREAD, Truth
-from streams.simulation.world import World
+from streams.simulation.world import Floats, World
 
 # Who clicked something that suits them well likes it as often as this, times how well it suits.
 _LIKE = 0.5
@@ -45,20 +45,27 @@ def respond(
 
 def choose_user(world: World, rng: np.random.Generator) -> int:
     """Who comes next."""
-    return int(rng.choice(world.settings.users, p=world.activity))
+    return _drawn(world.activity, rng)
 
 
 def wander(world: World, truth: Truth, user: int, rng: np.random.Generator, dwell: bool = False) -> list[Act]:
     """What a user does without being recommended anything: views an item, found by its fame or by taste, and may
     click it; `dwell` as of `respond`."""
     weight = world.fame if rng.random() < _BY_FAME else truth.attraction[user]
-    item = truth.items[int(rng.choice(len(weight), p=weight / weight.sum()))]
+    item = truth.items[_drawn(weight / weight.sum(), rng)]
     acts = [Act(item=item, kind="view")]
     if rng.random() < truth.attraction_of(user, item):
         acts.append(Act(item=item, kind="click"))
         if dwell:
             acts.append(_dwell(truth, user, item, -1, rng))
     return acts
+
+
+def _drawn(probability: Floats, rng: np.random.Generator) -> int:
+    """What `rng.choice(len(probability), p=probability)` gives, without its checks, which take six times as long."""
+    cumulated = probability.cumsum()
+    cumulated /= cumulated[-1]
+    return int(cumulated.searchsorted(rng.random(), side="right"))
 
 
 def _dwell(truth: Truth, user: int, item: int, position: int, rng: np.random.Generator) -> Act:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streams.records import Event, Item, Metric, User
-from streams.simulation.behaviour import respond, wander
+from streams.simulation.behaviour import choose_user, respond, wander
 from streams.simulation.catalogue import Catalogue
 from streams.simulation.loop import Answered, NoAnswer, Simulation, Traffic
 from streams.simulation.tally import Snapshot, Tally, metrics
@@ -128,6 +128,13 @@ def test_organic_acts_name_no_position_and_begin_with_a_view() -> None:
         acts = wander(world, truth, 1, rng)
         assert [act.kind for act in acts] in (["view"], ["view", "click"])
         assert all(act.position == -1 and act.item in world.items for act in acts)
+
+
+def test_who_comes_is_drawn_as_numpy_draws_by_weights() -> None:
+    world = World(3)
+    ours, numpys = np.random.default_rng(5), np.random.default_rng(5)
+    drawn = [choose_user(world, ours) for _ in range(500)]
+    assert drawn == [int(numpys.choice(world.settings.users, p=world.activity)) for _ in range(500)]
 
 
 def test_who_clicked_tells_how_long_they_stayed_and_the_truth_knows_it() -> None:
