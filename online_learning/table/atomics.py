@@ -62,6 +62,23 @@ def _atomic_swap(typing_context: Any, array: Any, index: Any, expected: Any, val
 atomic_swap: Any = intrinsic(_atomic_swap)
 
 
+def _touch(typing_context: Any, address: Any) -> Any:
+    """Write to the word at an address (a multiple of 8) what is in it, whoever else writes to it now.
+
+    Swaps 0 for 0: adding 0 would be compiled to a load.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        zero = ir.Constant(_WORD, 0)
+        builder.cmpxchg(builder.inttoptr(arguments[0], _WORD.as_pointer()), zero, zero, "monotonic", "monotonic")
+        return context.get_dummy_value()
+
+    return types.void(types.intp), codegen
+
+
+touch: Any = intrinsic(_touch)
+
+
 def _pause(typing_context: Any) -> Any:
     """Tell the core that it is in a loop that waits: some 50 ns in which it leaves its units to its other thread."""
 

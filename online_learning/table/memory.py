@@ -3,6 +3,7 @@
 import ctypes
 import mmap
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,13 +11,13 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
+from online_learning.table.atomics import touch
 from online_learning.table.compiled import kernel
 from online_learning.table.workers import Workers
 
 # Linux, x86-64 and arm64; Python 3.11's mmap module does not name it yet. Pages not yet written cost nothing.
 MAP_NORESERVE = 0x4000
 HUGE_PAGE_BYTES = 2 << 20
-ALONE = Workers(1)
 
 
 def physical_bytes() -> int:
@@ -47,55 +48,70 @@ def reserve(length: int, dtype: Any) -> NDArray[Any]:
     return whole[skip : skip + size_bytes].view(kind)
 
 
-MADV_POPULATE_WRITE = 23
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _madvise: Any = types.ExternalFunction("madvise", types.int32(types.intp, types.intp, types.int32))
+SMALL_PAGE_BYTES = mmap.PAGESIZE
+HUGE = mmap.MADV_HUGEPAGE
 
 
 @kernel
-def populate_range(address, end_address, begin, end):  # type: ignore[no-untyped-def]
-    """Populate what of [address, end_address) is in its huge pages [begin, end), counted from the first it touches.
+def take_range(address, end_address, ask, begin, end):  # type: ignore[no-untyped-def]
+    """Touch what of [address, end_address) is in its huge pages [begin, end), counted from the first.
 
-    Page by page, so that a writer that faults meanwhile waits for one at most.
+    `ask`: each is declared huge just before it is touched, and none before its turn.
     """
     for page in range(address // HUGE_PAGE_BYTES + begin, address // HUGE_PAGE_BYTES + end):
         first = max(address, page * HUGE_PAGE_BYTES)
-        _madvise(first, min(end_address, (page + 1) * HUGE_PAGE_BYTES) - first, MADV_POPULATE_WRITE)
+        last = min(end_address, (page + 1) * HUGE_PAGE_BYTES)
+        if ask:
+            _madvise(first, last - first, HUGE)
+        for place in range(first, last, SMALL_PAGE_BYTES):
+            touch(place)
 
 
-def populate(array: NDArray[Any], begin: int, end: int, workers: Workers = ALONE) -> None:
+def populate(array: NDArray[Any], begin: int, end: int, workers: Workers | None = None) -> None:
     """Give memory to elements [begin, end) of a reservation now, in huge pages, without changing them.
 
     Huge pages matter for random access to gigabytes: without them nearly every row costs a page walk besides its
     cache miss. But the first write to one waits for the kernel to find and zero 2 MiB, milliseconds on a busy or
     virtual machine: so only memory that is made ready ahead of use asks for them, and a writer that outruns this gets
     small pages, each a matter of microseconds. The last page is taken whole: of a part the kernel would make small
-    ones for good. A kernel before 5.14 cannot do it ahead.
+    ones for good.
+
+    With `workers` the caller waits, and they share it. Without, this goes on beside a writer: one page after the
+    other, so that those it has not come to yet stay small ones for a writer that is quicker. By touching them, which
+    holds up nobody, not even on its own page; MADV_POPULATE_WRITE has all of the process's mmap calls wait.
     """
     address, size = array.ctypes.data, array.itemsize
-    first = address + begin * size & -mmap.PAGESIZE
+    first = address + begin * size & -SMALL_PAGE_BYTES
     last = min(-(-(address + end * size) // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES, address + array.nbytes)
-    if last > first:
-        _libc.madvise(first, last - first, mmap.MADV_HUGEPAGE)
-        pages = -(-last // HUGE_PAGE_BYTES) - first // HUGE_PAGE_BYTES
-        workers.run(populate_range, pages, first, last, piece=1)
+    if last <= first:
+        return
+    pages = -(-last // HUGE_PAGE_BYTES) - first // HUGE_PAGE_BYTES
+    if workers is None:
+        take_range(first, last, True, 0, pages)
+    else:
+        _libc.madvise(first, last - first, HUGE)
+        workers.run(take_range, pages, first, last, False, piece=1)
 
 
 class Ahead:
     """Keeps the pages that growing arrays will need next in memory, by a thread of its own.
 
     `add(array, per_row)`: an array of which a table takes `per_row` elements for every row. Small tables are left
-    alone: for them a page is cheap, and memory ahead of use would be most of what they take.
+    alone: for them a page is cheap, and memory ahead of use would be most of what they take. What the table reaches
+    first stays in small pages: to make a huge one takes longer than a writer may wait.
     """
 
     SMALLEST = 1 << 16
     SHARE = 8
     AT_ONCE = 1 << 14
+    NEAR = 1 << 14
 
     def __init__(self) -> None:
         self._arrays: list[tuple[NDArray[Any], int]] = []
-        self._rows = 0
+        self._rows = self._used = 0
         self._pool: ThreadPoolExecutor | None = None
         self._owner = 0
 
@@ -121,17 +137,28 @@ class Ahead:
 
         Where many come at once `fill` goes before them: two that take memory would only hold each other up.
         """
+        self._used = max(self._used, rows)
         if rows < self.SMALLEST or new >= self.AT_ONCE:
             return
         step = max(self.SMALLEST, rows // self.SHARE)
         if rows + step // 2 > self._rows:
-            begin, self._rows = max(rows, self._rows), rows + step
+            begin, self._rows = max(rows + self.NEAR, self._rows), rows + step
+            # By so many rows at a time, so that no array waits until another has all of its memory.
+            for first in range(begin, self._rows, self.SMALLEST):
+                self._in_background(self._take, first, min(first + self.SMALLEST, self._rows))
+
+    def _take(self, begin: int, end: int) -> None:
+        # Where the table has got to, the writer would come upon a page that is being made, and make it, too.
+        if begin >= self._used:
             for array, per_row in self._arrays:
-                self.soon(array, begin * per_row, self._rows * per_row)
+                populate(array, begin * per_row, end * per_row)
 
     def soon(self, array: NDArray[Any], begin: int, end: int) -> None:
         """Populate elements [begin, end) of an array in the background."""
+        self._in_background(populate, array, begin, end)
+
+    def _in_background(self, work: Callable[..., None], *arguments: Any) -> None:
         if self._pool is None or self._owner != os.getpid():
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="table-memory")
             self._owner = os.getpid()
-        self._pool.submit(populate, array, begin, end)
+        self._pool.submit(work, *arguments)

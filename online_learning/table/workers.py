@@ -45,7 +45,8 @@ class Workers:
         Where the helpers are helping another thread, the caller does all of it. Raises RuntimeError where a shared
         kernel failed.
         """
-        if items <= piece or self.threads == 1:
+        # Two pieces are done about as soon alone: a helper that lost its core with one of them would be waited for.
+        if items <= 2 * piece or self.threads == 1:
             kernel(*arguments, 0, items)
             return
         helpers = self._running_helpers()
