@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from streams.failpoints import hit
 from streams.local_state import LocalState, Position, opened
+from streams.settings import KafkaSettings
 from streams.topics import TOMBSTONES_MS
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 META: Final = b"meta"
 _MAX_AGE_MS: Final = TOMBSTONES_MS // 2
 _CHUNK_RECORDS: Final = 5_000
+_FETCH_BYTES: Final = 2 * 2**20
 
 
 class StateUnreadable(RuntimeError):
@@ -47,6 +49,19 @@ class Restored(msgspec.Struct):
 
 class _OtherHistory(Exception):
     """The changelog is not the one that the copy is of."""
+
+
+def reader(settings: KafkaSettings, client_id: str) -> AIOKafkaConsumer:
+    """A consumer of committed records that is assigned by hand."""
+    return AIOKafkaConsumer(
+        bootstrap_servers=settings.bootstrap,
+        client_id=client_id,
+        isolation_level="read_committed",
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        max_partition_fetch_bytes=_FETCH_BYTES,
+        request_timeout_ms=10_000,
+    )
 
 
 async def restore(

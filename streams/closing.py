@@ -22,17 +22,18 @@ _CLOSE_S: Final = 2.0
 async def end_producer(producer: AIOKafkaProducer) -> None:
     """Drops what the producer holds: an open transaction is aborted by whoever fences it."""
     producer._closed = True
-    await _bounded(producer._sender.close())
-    await _bounded(producer.client.close())
+    await bounded(producer._sender.close())
+    await bounded(producer.client.close())
 
 
 async def end_consumer(consumer: AIOKafkaConsumer) -> None:
     """Stops the consumer; what it could not say to its broker stays unsaid."""
-    await _bounded(consumer.stop())
-    await _bounded(consumer._client.close())
+    await bounded(consumer.stop())
+    await bounded(consumer._client.close())
 
 
-async def _bounded(closing: Awaitable[Any]) -> None:
+async def bounded(closing: Awaitable[Any]) -> None:
+    """Waits for `closing`, but not for long."""
     try:
         async with asyncio.timeout(_CLOSE_S):
             await closing

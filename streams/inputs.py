@@ -1,21 +1,20 @@
-"""The inputs of one task: one consumer for each, and since when each has been idle."""
+"""The inputs of one task, and since when each has been idle."""
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 
-from streams.closing import end_consumer
+from streams.log_reader import LogReader
 from streams.settings import KafkaSettings
 
-_POLL_MS: Final = 200
+_SILENCE_S: Final = 0.2
+# How long the broker holds back an answer without records.
+_POLL_S: Final = 0.5
 _MAX_RECORDS: Final = 2_000
-# What one fetch may bring: more would only lie in memory while a backlog is read.
-_FETCH_BYTES: Final = 2 * 2**20
-# With less than this in hand a batch waits `linger`, which halves the transactions (and the CPU) at a trickle.
-ENOUGH_RECORDS: Final = 500
 
 # A broker that takes longer than this to say that an input is at its end was away, and producers could not reach it.
 _ANSWER_S: Final = 1.0
@@ -24,71 +23,53 @@ Records = dict[str, list[Any]]
 Upstream = Callable[[str], Awaitable[bool]]
 
 
-def reader(settings: KafkaSettings, client_id: str) -> AIOKafkaConsumer:
-    """A consumer of committed records that is assigned by hand."""
-    return AIOKafkaConsumer(
-        bootstrap_servers=settings.bootstrap,
-        client_id=client_id,
-        isolation_level="read_committed",
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        max_partition_fetch_bytes=_FETCH_BYTES,
-        request_timeout_ms=10_000,
-    )
-
-
 class Inputs:
-    """Reads one partition of several topics, whichever has records first.
-
-    Each has a consumer of its own: one consumer for both would leave an input unread while it waits for the other (the
-    long poll of a fetch covers only partitions that had nothing in hand).
-    """
+    """Reads one partition of several topics, whichever has records first."""
 
     def __init__(self, settings: KafkaSettings, client_id: str, inputs: list[TopicPartition]) -> None:
         self.inputs = inputs
-        self._readers = {tp: reader(settings, f"{client_id}-{tp.topic}") for tp in inputs}
-        self._pending: dict[TopicPartition, asyncio.Task[Mapping[TopicPartition, list[Any]]]] = {}
+        self._reader = LogReader(settings, client_id)
         self._back: dict[TopicPartition, list[Any]] = {}
+        self._read_s = -math.inf
 
     async def start(self, positions: Mapping[str, int]) -> None:
         """Starts to read at `positions` (by topic), or at the log's beginning."""
-        for tp, consumer in self._readers.items():
-            await consumer.start()
-            consumer.assign([tp])
-            if tp.topic in positions:
-                consumer.seek(tp, positions[tp.topic])
-            else:
-                await consumer.seek_to_beginning(tp)
+        await self._reader.start({tp: positions.get(tp.topic) for tp in self.inputs})
 
     async def stop(self) -> None:
-        """Closes the consumers."""
-        for pending in self._pending.values():
-            pending.cancel()
-        await asyncio.gather(*self._pending.values(), return_exceptions=True)
-        await asyncio.gather(*(end_consumer(consumer) for consumer in self._readers.values()))
+        """Closes the connections."""
+        await self._reader.stop()
 
-    async def read(self, linger_s: float) -> Records:
+    async def read(self, apart_s: float) -> Records:
         """The next records by topic, in log order; nothing after 0.2 s of silence.
 
-        A few records wait `linger_s` for company.
+        A trickle gathers until `apart_s` after the read before; what comes after a silence is there at once, and a
+        backlog is read on.
         """
-        found: Records = {tp.topic: records for tp, records in self._back.items()}
-        deadline_s: float | None = time.monotonic() + linger_s if found else None
+        if not self._back and not self._behind():
+            await asyncio.sleep(self._read_s + apart_s - time.monotonic())
+        until_s = time.monotonic() + _SILENCE_S
+        found = {tp.topic: records for tp, records in self._back.items()}
+        wanted = [tp for tp in self.inputs if tp not in self._back]
         while True:
-            self._poll()
-            wait_s = None if deadline_s is None else max(0.0, deadline_s - time.monotonic())
-            pending = [self._pending[tp] for tp in self.inputs if tp not in self._back]
-            await asyncio.wait(pending, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
-            for topic, records in self._ready().items():
-                found.setdefault(topic, []).extend(records)
-            if not found or sum(map(len, found.values())) >= ENOUGH_RECORDS:
-                break
-            if deadline_s is None:
-                deadline_s = time.monotonic() + linger_s
-            elif time.monotonic() >= deadline_s:
+            in_hand = any(self._reader.in_hand(tp) for tp in wanted)
+            self._reader.ask(wanted, 0.0 if in_hand or found else _POLL_S)
+            await self._reader.wait(0.0 if in_hand else max(0.0, until_s - time.monotonic()))
+            for tp in wanted:
+                if records := self._reader.take(tp, _MAX_RECORDS):
+                    found[tp.topic] = records
+            if found or time.monotonic() >= until_s:
                 break
         self._back = {}
+        if found:
+            self._read_s = time.monotonic()
+        if self._behind():
+            # The next are on their way while these are handled.
+            self._reader.ask(self.inputs, 0.0)
         return found
+
+    def _behind(self) -> bool:
+        return any(self._reader.behind(tp) for tp in self.inputs)
 
     def give_back(self, topic: str, records: list[Any]) -> None:
         """Takes back the last records of a topic that `read` gave: the next read begins with them.
@@ -99,37 +80,15 @@ class Inputs:
             tp = next(tp for tp in self.inputs if tp.topic == topic)
             self._back[tp] = records
 
-    def _poll(self) -> None:
-        for tp, consumer in self._readers.items():
-            if tp not in self._pending and tp not in self._back:
-                polling = consumer.getmany(tp, timeout_ms=_POLL_MS, max_records=_MAX_RECORDS)
-                self._pending[tp] = asyncio.create_task(polling)
-
-    def _ready(self) -> Records:
-        found: Records = {}
-        for tp, pending in list(self._pending.items()):
-            if pending.done() and tp not in self._back:
-                del self._pending[tp]
-                records = pending.result().get(tp)
-                if records:
-                    found[tp.topic] = list(records)
-        return found
-
-    async def position(self, tp: TopicPartition) -> int:
+    def position(self, tp: TopicPartition) -> int:
         """The next offset to be handed out; past what only the broker writes (the ends of transactions)."""
-        found: int = await self._readers[tp].position(tp)
-        if back := self._back.get(tp):
-            return int(back[0].offset)
-        in_hand = self._pending.get(tp)
-        if in_hand is not None and in_hand.done() and (records := in_hand.result().get(tp)):
-            found = records[0].offset
-        return found
+        back = self._back.get(tp)
+        return int(back[0].offset) if back else self._reader.position(tp)
 
     async def at_end(self, tp: TopicPartition) -> bool:
         """Whether the broker says, now, that there is nothing more to read; raises KafkaError where it is away."""
-        ends = await self._readers[tp].end_offsets([tp])
-        at_end: bool = await self.position(tp) >= ends[tp]
-        return at_end
+        end = await self._reader.end(tp)
+        return self.position(tp) >= end
 
 
 class Idleness:

@@ -3,7 +3,7 @@
 import enum
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -12,7 +12,6 @@ from streams.aggregates import feature_key
 from streams.codec import Unreadable
 from streams.columns import Columns
 from streams.dead_letters import Origin, Reason, dead_letter
-from streams.inputs import ENOUGH_RECORDS
 from streams.intake import Intake, Rejected
 from streams.item_counts import ItemCounts
 from streams.join import Join
@@ -23,6 +22,8 @@ from streams.settings import StreamsSettings
 from streams.signals import decoded, merged
 from streams.topics import Topic
 
+# Where so many are in hand, a backlog is read.
+_BACKLOG_RECORDS: Final = 500
 Batch = Mapping[str, Sequence[Origin]]
 Changes = dict[bytes, bytes | None]
 Idle = Mapping[str, int | None]
@@ -119,7 +120,7 @@ class JoinStage:
     def early(self, batch: Batch) -> dict[str, int]:
         # Where a backlog is read, actions that are ahead of the impressions in hand would all have to wait for theirs.
         shown, acted = batch.get(topics.IMPRESSIONS.name, ()), batch.get(topics.ACTIONS.name, ())
-        if not shown or not acted or len(shown) + len(acted) < ENOUGH_RECORDS:
+        if not shown or not acted or len(shown) + len(acted) < _BACKLOG_RECORDS:
             return {}
         try:
             reached = _impression_time(shown[-1].value or b"").ts

@@ -6,8 +6,8 @@ import signal
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 
+from streams.changelog import reader
 from streams.closing import end_consumer, end_producer
-from streams.inputs import reader
 from streams.topics import ACTIONS
 from tests.stacks import RunningStack, gone, wait_until
 
