@@ -1,14 +1,18 @@
 """How fresh recommendations are, by lineage: from a click until an answer was computed with that click's example.
 
 No clock of another process is compared and nothing is guessed from scores: the example names the click that caused it
-(`cause`), and an answer names the examples that were completely in the tables it read (`versions.learned`).
+(`cause`), and an answer names the examples that were completely in the tables it read (`versions.learned`). Looking is
+itself a load on what is measured, so answers are asked for only once a frame of the update log contains the example:
+before that none can.
 """
 
+import contextlib
 import itertools
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from kafka import KafkaConsumer
@@ -18,8 +22,8 @@ from serving.client import Recommendation, Recommender, Refused, Unavailable
 from serving.settings import ServingSettings
 from streams.codec import Unreadable
 from streams.kafka import Producer, assign, consumer, producer
-from streams.records import Event, Metric
-from streams.topics import EVENTS, EXAMPLES, METRICS
+from streams.records import Event, Example, Frame, FrameKind, Metric
+from streams.topics import EVENTS, EXAMPLES, METRICS, UPDATES
 
 PROCESS = "probe"
 
@@ -78,7 +82,7 @@ class Probe:
         self._run = f"probe-{time.time_ns() // 1_000_000:x}"
         self._client = Recommender(settings.triton.grpc)
         self._producer: Producer = producer(settings.kafka, client_id=PROCESS, linger_ms=0)
-        self._lineage = _Lineage(consumer(settings.kafka, client_id=PROCESS))
+        self._lineage = _Lineage(consumer(settings.kafka, client_id=PROCESS), self._run)
 
     def __enter__(self) -> "Probe":
         self._lineage.start()
@@ -161,6 +165,7 @@ class Probe:
         self._producer.send(EVENTS, event, user)
         if not caused.wait(self._timeout_s):
             return None
+        self._lineage.wait_framed(caused, deadline_s - time.monotonic())
         while time.monotonic() < deadline_s and not self._stop.is_set():
             asked_s = time.monotonic()
             try:
@@ -209,14 +214,18 @@ class _Caused:
 
 
 class _Lineage:
-    """Watches `examples` in a thread for those that expected clicks cause."""
+    """Watches in a thread `examples` for those that expected clicks of this `run` cause, and `updates` for how far the
+    trainer's frames contain them."""
 
-    def __init__(self, reader: KafkaConsumer) -> None:
+    def __init__(self, reader: KafkaConsumer, run: str) -> None:
         self._reader = reader
+        self._run = run.encode()
         self._expected: dict[str, _Caused] = {}
+        self._framed: dict[int, int] = {}
+        self._changed = threading.Condition()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="probe-lineage", daemon=True)
-        assign(reader, [EXAMPLES.name], start="end")
+        assign(reader, [EXAMPLES.name, UPDATES.name], start="end")
 
     def start(self) -> None:
         self._thread.start()
@@ -225,6 +234,11 @@ class _Lineage:
         """To be called before the click is sent."""
         caused = self._expected[event_id] = _Caused()
         return caused
+
+    def wait_framed(self, caused: _Caused, timeout_s: float) -> bool:
+        """Waits until a frame that can be read contains an example that was seen; False after `timeout_s`."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._framed.get(caused.partition, 0) > caused.offset, timeout_s)
 
     def close(self) -> None:
         self._closing.set()
@@ -237,10 +251,20 @@ class _Lineage:
             for partition, records in self._reader.poll(timeout_ms=100).items():
                 seen_s = time.monotonic()
                 for record in records:
-                    try:
-                        example = EXAMPLES.codec.decode(record.value)
-                    except Unreadable:
-                        continue
-                    caused = self._expected.pop(example.cause, None) if example.cause else None
-                    if caused is not None:
-                        caused.found(partition.partition, record.offset, seen_s)
+                    with contextlib.suppress(Unreadable):
+                        if partition.topic == UPDATES.name:
+                            self._frame(UPDATES.codec.decode(record.value))
+                        elif self._run in record.value:
+                            # Of the many examples few are looked for, and only those are worth decoding.
+                            self._example(EXAMPLES.codec.decode(record.value), partition.partition, record, seen_s)
+
+    def _frame(self, frame: Frame) -> None:
+        if frame.kind is not FrameKind.DENSE:
+            with self._changed:
+                self._framed = frame.learned
+                self._changed.notify_all()
+
+    def _example(self, example: Example, partition: int, record: Any, seen_s: float) -> None:
+        caused = self._expected.pop(example.cause, None) if example.cause else None
+        if caused is not None:
+            caused.found(partition, record.offset, seen_s)
