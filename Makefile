@@ -24,7 +24,7 @@ demo: install  ## Run the whole loop on real servers and print what it measured
 	$(BIN)/freshet demo $(DEMO_ARGS)
 
 test: install  ## Lint, types, imports and all tests, real servers and faults included
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(TEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
 
 unit: install  ## The tests that need no server, in seconds
 	$(BIN)/python -m pytest tests/unit -q $(TEST_ARGS)

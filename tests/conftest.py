@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from infra.settings import Settings
+
+# Compiled code lies where the processes of every stack keep it: in a new checkout it is compiled once, not twice.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(Settings().cache / "numba"))
 # How long an example takes says something of the machine, and nothing of what is tested.
 settings.register_profile("untimed", parent=settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
@@ -18,7 +22,12 @@ def data_folder() -> Path:
     return Path(os.environ.get("FRESHET_DATA") or ROOT.parent / "shared" / "data")
 
 
+# What takes longest comes first and what takes no time last, so that no worker is left with a long file at the end.
+TIERS = ("faults", "end_to_end", "servers", "unit")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: TIERS.index(item.path.relative_to(ROOT / "tests").parts[0]))
     folder = data_folder()
     if folder.is_dir():
         return
