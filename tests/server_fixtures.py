@@ -1,19 +1,25 @@
 """Fixtures that start real servers, for the conftest.py of every tier that needs them."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from tests.emptied import emptied
 from tests.stacks import RunningStack, running_stack
 
 __all__ = ["clickhouse", "fresh_kafka", "kafka", "kafka_stack", "redis"]
+
+# A broker that several tests kill one after the other comes back as soon after the last kill as after the first.
+KAFKA = "[local]\nrestart_first_s = 0.1\nrestart_max_s = 0.1\n"
 
 
 @pytest.fixture(scope="session")
 def kafka_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     """A Kafka for the whole run, with freshet's topics and the default settings."""
-    with running_stack(tmp_path_factory.mktemp("kafka"), "kafka") as stack:
+    folder = tmp_path_factory.mktemp("kafka")
+    config = folder / "freshet.toml"
+    config.write_text(KAFKA)
+    with running_stack(folder / "stack", "kafka", config=config) as stack:
         yield stack
 
 
@@ -24,10 +30,9 @@ def kafka(kafka_stack: RunningStack) -> str:
 
 
 @pytest.fixture
-def fresh_kafka(tmp_path: Path) -> Iterator[RunningStack]:
-    """A Kafka of the test's own, with freshet's topics, all empty; `.settings` has its address."""
-    with running_stack(tmp_path / "stack", "kafka") as stack:
-        yield stack
+def fresh_kafka(kafka_stack: RunningStack) -> RunningStack:
+    """The Kafka of the run for this test alone, with freshet's topics, all empty; `.settings` has its address."""
+    return emptied(kafka_stack)
 
 
 @pytest.fixture(scope="session")

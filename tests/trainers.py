@@ -1,7 +1,6 @@
 """Trainers and their input for tests: examples by the thousand, a trainer in a thread or in a process to be killed."""
 
 import io
-import multiprocessing
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from streams.health import Health, HealthReport, read_health
 from streams.records import SCHEMA_VERSION, Example, Impression, Item, Label, LabelState, Shown
 from streams.settings import KafkaSettings, Target, TaskSettings
 from streams.topics import EXAMPLES, IMPRESSIONS, ITEMS
+from tests.forked import Forked, event
 from tests.threads import in_thread
 
 TASKS = (TaskSettings(name="click", shown_is_negative=True), TaskSettings(name="rating"))
@@ -126,16 +126,13 @@ class TrainerProcess:
     def __init__(self, settings: LearningSettings, health: Path) -> None:
         self._health = health
         health.unlink(missing_ok=True)
-        self._stop = multiprocessing.get_context("spawn").Event()
-        self._process = multiprocessing.get_context("spawn").Process(
-            target=_train, args=(msgspec.json.encode(settings), str(health), self._stop), daemon=True
-        )
-        self._process.start()
+        self._stop = event()
+        self._process = Forked(_train, msgspec.json.encode(settings), str(health), self._stop)
 
     @property
     def report(self) -> HealthReport | None:
         """What it said last."""
-        assert self._process.is_alive(), f"the trainer ended with {self._process.exitcode}"
+        assert self._process.poll() is None, f"the trainer ended with {self._process.poll()}"
         return read_health(self._health)
 
     def value(self, name: str) -> float:
@@ -148,13 +145,11 @@ class TrainerProcess:
     def kill(self) -> None:
         """kill -9."""
         self._process.kill()
-        self._process.join(30)
 
     def stop(self) -> None:
         """Asks it to stop and waits until it has."""
         self._stop.set()
-        self._process.join(60)
-        assert self._process.exitcode == 0
+        assert self._process.wait(60) == 0
 
 
 def _train(settings: bytes, health: str, stop: threading.Event) -> None:

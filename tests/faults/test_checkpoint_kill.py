@@ -1,15 +1,14 @@
 """A trainer killed with -9 at any step of a save finds its newest checkpoint intact, and no debris grows."""
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from online_learning.checkpoint.store import CheckpointStore
 from online_learning.table.table import Table
+from streams import failpoints
+from tests.forked import Forked
 from tests.unit.online_learning.checkpoint.test_store import SETTINGS, Trainer
 
 pytestmark = pytest.mark.faults
@@ -28,33 +27,22 @@ STEPS = (
 # After the rename the checkpoint can be read, whether or not the parent's fsync came to pass.
 VISIBLE = ("trainer.checkpoint-renamed", "trainer.checkpoint-saved", "trainer.checkpoint-pruned")
 
-CHILD = """
-import sys
-from pathlib import Path
-from streams import failpoints
-from tests.unit.online_learning.checkpoint.test_store import Trainer
 
-trainer = Trainer(Path(sys.argv[1]), keep=2, max_increments=3)
-for _ in range(int(sys.argv[2])):
+def save_until_killed(folder: Path, saved: int, step: str) -> None:
+    """Saves that often, and then once more with a failpoint at that step."""
+    trainer = Trainer(folder, keep=2, max_increments=3)
+    for _ in range(saved):
+        trainer.learn_and_save()
+    failpoints.arm(failpoints.parse(step))
     trainer.learn_and_save()
-
-failpoints.arm(failpoints.parse(sys.argv[3]))
-trainer.learn_and_save()
-"""
 
 
 @pytest.mark.parametrize("saved", [2, 4])  # the next save is an increment; a whole one that also prunes
 @pytest.mark.parametrize("step", STEPS)
 def test_a_trainer_killed_in_a_save_loses_at_most_that_save(tmp_path: Path, step: str, saved: int) -> None:
-    child = subprocess.run(
-        [sys.executable, "-c", CHILD, str(tmp_path), str(saved), step],
-        cwd=Path(__file__).resolve().parents[2],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        timeout=120,
-        check=False,
-    )
-    assert child.returncode == -signal.SIGKILL, child.stderr.decode()
+    log = tmp_path.with_name(f"{tmp_path.name}.log")
+    code = Forked(save_until_killed, tmp_path, saved, step, log=log).wait(120)
+    assert code == -signal.SIGKILL, log.read_text()
 
     twin = Trainer(tmp_path / "twin")
     store = CheckpointStore(tmp_path)

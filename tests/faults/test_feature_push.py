@@ -12,7 +12,8 @@ from features.online import UserFeatures
 from streams.kafka import producer
 from streams.records import FeatureRow
 from streams.topics import FEATURES
-from tests.stacks import RunningStack, running_stack, wait_until
+from tests.emptied import stack_on
+from tests.stacks import RunningStack, wait_until
 
 pytestmark = [pytest.mark.servers, pytest.mark.faults]
 
@@ -35,10 +36,15 @@ def _kill_at_work(stack: RunningStack) -> None:
     wait_until(lambda: stack.restarts("features") > restarts, 60, "it is started again")
 
 
-def test_kill_9_loses_no_row_and_doubles_none(tmp_path: Path) -> None:
-    config = tmp_path / "freshet.toml"
-    config.write_text("[features]\nhistory_interval_s = 0.5\nredis_timeout_ms = 2000.0\n")
-    with running_stack(tmp_path / "stack", "kafka", "redis", "features", config=config) as stack:
+CONFIG = """
+[features]
+history_interval_s = 0.5
+redis_timeout_ms = 2000.0
+"""
+
+
+def test_kill_9_loses_no_row_and_doubles_none(fresh_kafka: RunningStack, tmp_path: Path) -> None:
+    with stack_on(fresh_kafka, tmp_path / "stack", "redis", "features", config=CONFIG) as stack:
         settings = stack.settings.features
         with producer(settings.kafka) as out:
             for version in range(1, ROUNDS + 1):

@@ -3,8 +3,7 @@
 import os
 import shutil
 import signal
-import subprocess
-import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,26 +12,21 @@ import numpy as np
 import pytest
 
 from online_learning.settings import LearningSettings, ModelSettings, TrainerSettings
+from serving.replica import run
 from serving.settings import ServingSettings
 from serving.shared.mirror import Mirror
-from streams.health import read_health
+from streams.health import Health, read_health
+from tests.faults import update_driver
 from tests.faults.update_driver import DIM, KEYS, MARKER, Result, bias, reference
+from tests.forked import Forked
 from tests.stacks import RunningStack, wait_until
 
 pytestmark = pytest.mark.faults
 
-REPLICA = """
-import signal, sys, threading
-from pathlib import Path
-import msgspec
-from serving.replica import run
-from serving.settings import ServingSettings
-from streams.health import Health
 
-stop = threading.Event()
-signal.signal(signal.SIGTERM, lambda *_: stop.set())
-run(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=ServingSettings), stop, Health(Path(sys.argv[2])))
-"""
+def replica(settings: bytes, health: Path) -> None:
+    """Runs until it is killed."""
+    run(msgspec.json.decode(settings, type=ServingSettings), threading.Event(), Health(health))
 
 
 class World:
@@ -43,33 +37,24 @@ class World:
         self.shm = Path("/dev/shm") / f"freshet-test-{os.getpid()}-{folder.name}"
         trainer = TrainerSettings(checkpoint_dir=str(folder / "checkpoints"))
         learning = LearningSettings(model=ModelSettings(dim=DIM - 1), trainer=trainer)
-        settings = ServingSettings(kafka=stack.settings.kafka, learning=learning, shm_dir=str(self.shm))
-        (folder / "settings.json").write_bytes(msgspec.json.encode(settings))
+        self.settings = ServingSettings(kafka=stack.settings.kafka, learning=learning, shm_dir=str(self.shm))
         self.mirror = Mirror(self.shm)
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, Forked] = {}
 
     def start(self, name: str) -> None:
+        log = self.folder / f"{name}.log"
         if name == "driver":
-            argv = ["-m", "tests.faults.update_driver", self.stack.settings.kafka.bootstrap, str(self.folder)]
+            process = Forked(update_driver.main, self.stack.settings.kafka.bootstrap, self.folder, log=log)
         else:
-            argv = ["-c", REPLICA, str(self.folder / "settings.json"), str(self.folder / "health.json")]
-        with (self.folder / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                [sys.executable, *argv],
-                cwd=Path(__file__).resolve().parents[2],
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-                stdout=log,
-                stderr=log,
-            )
+            process = Forked(replica, msgspec.json.encode(self.settings), self.folder / "health.json", log=log)
+        self.processes[name] = process
 
     def kill(self, name: str) -> None:
-        self.processes[name].send_signal(signal.SIGKILL)
-        self.processes[name].wait()
+        self.processes[name].kill()
 
     def close(self) -> None:
         for process in self.processes.values():
             process.kill()
-            process.wait()
         shutil.rmtree(self.shm, ignore_errors=True)
 
     @property
@@ -120,7 +105,7 @@ class World:
         (self.folder / "quiesce").write_text(str(self.step + 50))
         done = self.folder / "result.json"
         self.wait(done.exists, "the driver's result")
-        self.processes.pop("driver").wait()
+        self.processes.pop("driver").wait(30)
         result = msgspec.json.decode(done.read_bytes(), type=Result)
         self.wait(lambda: self.watch() == result.step, "the last step at the readers")
         wanted = bias(result.step)["bias"]
@@ -172,8 +157,9 @@ def test_a_broker_that_dies_loses_no_update(world: World) -> None:
     world.start("driver")
     world.start("replica")
     world.go_on(50)
+    restarts = world.stack.restarts("kafka")
     os.kill(world.stack.pid("kafka"), signal.SIGKILL)
-    wait_until(lambda: world.stack.restarts("kafka") > 0 and world.stack.is_up("kafka"), 60, "Kafka is back")
+    wait_until(lambda: world.stack.restarts("kafka") > restarts and world.stack.is_up("kafka"), 60, "Kafka is back")
     world.go_on(100)
     result = world.finish()
     assert_equal(world, result)
@@ -186,8 +172,8 @@ def test_a_replica_that_was_away_longer_than_the_log_reaches_back_starts_from_a_
     world.go_on(50)
     world.processes["replica"].send_signal(signal.SIGSTOP)
     there = world.step
-    # Checkpoints every 80 steps, 2 kept with what they build on: long before this the log was cut.
-    wait_until(lambda: world.step > there + 1000, 90, "1,000 more steps")
+    # Checkpoints every 40 steps, 2 kept with what they build on: long before this the log was cut.
+    wait_until(lambda: world.step > there + 500, 90, "500 more steps")
     world.processes["replica"].send_signal(signal.SIGCONT)
     world.go_on(100)
     world.wait(lambda: _gaps(world) > 0, "the gap was noticed")

@@ -15,7 +15,8 @@ from streams import topics
 from streams.kafka import producer
 from streams.logs import read_list
 from streams.records import Action, Impression, Shown
-from tests.stacks import RunningStack, running_stack, wait_until
+from tests.emptied import stack_on
+from tests.stacks import RunningStack, wait_until
 
 pytestmark = pytest.mark.faults
 
@@ -62,9 +63,9 @@ def everything(n: int) -> dict[str, tuple[int, int, int]]:
 
 
 @pytest.mark.timeout(600)
-def test_every_record_is_in_the_tables_once_whatever_is_killed(tmp_path: Path) -> None:
+def test_every_record_is_in_the_tables_once_whatever_is_killed(fresh_kafka: RunningStack, tmp_path: Path) -> None:
     chance = random.Random(3)
-    with running_stack(tmp_path, "kafka", "clickhouse", "sink") as stack:
+    with stack_on(fresh_kafka, tmp_path / "stack", "clickhouse", "sink") as stack:
         part = RECORDS // len(KILLS)
         for k, name in enumerate(KILLS):
             send(stack, k * part, (k + 1) * part)
@@ -83,9 +84,9 @@ def test_every_record_is_in_the_tables_once_whatever_is_killed(tmp_path: Path) -
 
 @pytest.mark.timeout(600)
 def test_what_cannot_be_read_has_its_dead_letter_though_the_sink_died_behind_its_neighbours_rows(
-    tmp_path: Path,
+    fresh_kafka: RunningStack, tmp_path: Path
 ) -> None:
-    with running_stack(tmp_path, "kafka", "clickhouse", "sink") as stack:
+    with stack_on(fresh_kafka, tmp_path / "stack", "clickhouse", "sink") as stack:
         stack.state.arm("sink", "sink.inserted:1")
         kill(stack, "sink")
         restarts = stack.restarts("sink")

@@ -1,11 +1,10 @@
 """The worker is killed with -9, again and again: every example is given once, and is the one that it should be."""
 
+import logging
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,14 +16,19 @@ from typing import Self
 import msgspec
 import pytest
 
+from infra.settings import Settings, load
 from streams import topics
 from streams.changelog import META, Meta
-from streams.health import read_health
+from streams.health import Health, read_health
 from streams.kafka import Producer, producer
 from streams.local_state import LocalState, Position
 from streams.records import Event, Impression, Shown
+from streams.settings import KafkaSettings, StreamsSettings
 from streams.topics import TOMBSTONES_MS
-from tests.stacks import RunningStack, running_stack, wait_until
+from streams.worker import run
+from tests.emptied import on_kafka, stack_on
+from tests.forked import Forked
+from tests.stacks import RunningStack, wait_until
 from tests.stream_logs import joined_and_expected, read_all, wait_quiet
 
 pytestmark = [pytest.mark.servers, pytest.mark.faults]
@@ -73,8 +77,7 @@ def send(out: Producer, chance: random.Random, first: int, last: int) -> None:
             out.send(topic, one, key)
 
 
-def check(stack: RunningStack) -> None:
-    settings = stack.settings.streams
+def check(settings: StreamsSettings) -> None:
     events = sum(map(len, read_all(settings.kafka, topics.EVENTS).values()))
 
     def taken() -> bool:
@@ -91,11 +94,9 @@ def check(stack: RunningStack) -> None:
 
 
 @pytest.mark.timeout(400)
-def test_no_example_is_lost_or_doubled_by_kills(tmp_path: Path) -> None:
+def test_no_example_is_lost_or_doubled_by_kills(fresh_kafka: RunningStack, tmp_path: Path) -> None:
     chance = random.Random(5)
-    config = tmp_path / "freshet.toml"
-    config.write_text(CONFIG)
-    with running_stack(tmp_path / "stack", "kafka", "worker", config=config) as stack:
+    with stack_on(fresh_kafka, tmp_path / "stack", "worker", config=CONFIG) as stack:
         with producer(stack.settings.kafka) as out:
             n = 0
             for _ in range(3):
@@ -111,18 +112,31 @@ def test_no_example_is_lost_or_doubled_by_kills(tmp_path: Path) -> None:
                     "the worker is back",
                 )
             out.flush(30)
-        check(stack)
+        check(stack.settings.streams)
+
+
+def worker_settings(kafka: RunningStack, folder: Path, text: str) -> Settings:
+    """The settings (TOML) of workers on that Kafka."""
+    config = folder / "freshet.toml"
+    config.write_text(on_kafka(kafka, text))
+    return load(config, folder / "stack")
+
+
+def work(settings: bytes, name: str, health: Path) -> None:
+    """A worker until SIGTERM."""
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: stop.set())
+    logging.basicConfig(level=logging.WARNING)
+    run(msgspec.json.decode(settings, type=StreamsSettings), stop, Health(health), name)
 
 
 class Worker:
     """One of several workers, in a process of its own."""
 
-    def __init__(self, stack: RunningStack, folder: Path, name: str) -> None:
+    def __init__(self, settings: StreamsSettings, folder: Path, name: str) -> None:
         self.health = folder / f"{name}.json"
         self.log = folder / f"{name}.log"
-        argv = [sys.executable, "-m", "tests.faults.worker_driver", str(stack.state.folder), name, str(self.health)]
-        with self.log.open("ab") as output:
-            self.process = subprocess.Popen(argv, stdout=output, stderr=output)
+        self.process = Forked(work, msgspec.json.encode(settings), name, self.health, log=self.log)
 
     def partitions(self) -> int:
         """How many tasks it owns, by its own newest word; 0 before its first."""
@@ -144,8 +158,7 @@ class Worker:
 
     def end(self, number: int) -> None:
         """Sends a signal and waits for the end."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
+        self.process.send_signal(number)
         self.process.wait(30)
 
 
@@ -165,9 +178,9 @@ def ended(workers: list[Worker]) -> Iterator[None]:
 class Load:
     """Requests and actions, all the time while the block runs; `sent` counts the requests that Kafka acknowledged."""
 
-    def __init__(self, stack: RunningStack, seed: int) -> None:
+    def __init__(self, kafka: KafkaSettings, seed: int) -> None:
         self.sent = 0
-        self._stack, self._chance = stack, random.Random(seed)
+        self._kafka, self._chance = kafka, random.Random(seed)
         self._stop = threading.Event()
         self._failed: list[BaseException] = []
         self._thread = threading.Thread(target=self._work)
@@ -179,7 +192,7 @@ class Load:
 
     def _work(self) -> None:
         try:
-            with producer(self._stack.settings.kafka) as out:
+            with producer(self._kafka) as out:
                 while not self._stop.wait(0.1):
                     send(out, self._chance, self.sent, self.sent + 20)
                     out.flush(90)
@@ -198,42 +211,39 @@ class Load:
 
 
 @pytest.mark.timeout(400)
-def test_workers_that_come_and_go_under_load_lose_and_double_nothing(tmp_path: Path) -> None:
-    config = tmp_path / "freshet.toml"
-    config.write_text(CONFIG)
-    workers: list[Worker] = []
-    with running_stack(tmp_path / "stack", "kafka", config=config) as stack:
+def test_workers_that_come_and_go_under_load_lose_and_double_nothing(fresh_kafka: RunningStack, tmp_path: Path) -> None:
+    settings, workers = worker_settings(fresh_kafka, tmp_path, CONFIG), list[Worker]()
 
-        def start(name: str) -> Worker:
-            workers.append(Worker(stack, tmp_path, name))
-            return workers[-1]
+    def start(name: str) -> Worker:
+        workers.append(Worker(settings.streams, tmp_path, name))
+        return workers[-1]
 
-        def share(load: Load, *sharing: Worker) -> None:
-            """Both own three tasks each, and go on to take records in, each of its own partitions."""
-            wait_until(lambda: [one.partitions() for one in sharing] == [3, 3], 90, "both share the partitions")
-            before = [one.handled() for one in sharing]
+    def share(load: Load, *sharing: Worker) -> None:
+        """Both own three tasks each, and go on to take records in, each of its own partitions."""
+        wait_until(lambda: [one.partitions() for one in sharing] == [3, 3], 90, "both share the partitions")
+        before = [one.handled() for one in sharing]
+        load.wait_more(100)
+        wait_until(
+            lambda: all(one.handled() > 20 + was for one, was in zip(sharing, before, strict=True)),
+            60,
+            "both take records in",
+        )
+        assert [one.partitions() for one in sharing] == [3, 3]
+
+    with ended(workers):
+        with Load(settings.kafka, 9) as load:
+            one = start("one")
+            wait_until(lambda: one.partitions() == 6, 90, "the first worker owns everything")
+            two = start("two")
+            share(load, one, two)
+            two.end(signal.SIGKILL)
+            wait_until(lambda: one.partitions() == 6, 90, "the first has taken over")
+            three = start("three")
+            share(load, one, three)
+            one.end(signal.SIGTERM)
+            wait_until(lambda: three.partitions() == 6, 90, "the last owns everything")
             load.wait_more(100)
-            wait_until(
-                lambda: all(one.handled() > 20 + was for one, was in zip(sharing, before, strict=True)),
-                60,
-                "both take records in",
-            )
-            assert [one.partitions() for one in sharing] == [3, 3]
-
-        with ended(workers):
-            with Load(stack, 9) as load:
-                one = start("one")
-                wait_until(lambda: one.partitions() == 6, 90, "the first worker owns everything")
-                two = start("two")
-                share(load, one, two)
-                two.end(signal.SIGKILL)
-                wait_until(lambda: one.partitions() == 6, 90, "the first has taken over")
-                three = start("three")
-                share(load, one, three)
-                one.end(signal.SIGTERM)
-                wait_until(lambda: three.partitions() == 6, 90, "the last owns everything")
-                load.wait_more(100)
-            check(stack)
+        check(settings.streams)
 
 
 def damage(folder: Path, how: str, old: Path) -> None:
@@ -269,32 +279,29 @@ def damage(folder: Path, how: str, old: Path) -> None:
 
 
 @pytest.mark.timeout(400)
-def test_the_state_is_right_whatever_became_of_its_copy_on_disk(tmp_path: Path) -> None:
-    config = tmp_path / "freshet.toml"
-    config.write_text(CONFIG + SMALL_MEMORY)
-    workers: list[Worker] = []
-    with running_stack(tmp_path / "stack", "kafka", config=config) as stack:
-        folder, old = Path(stack.settings.streams.state_dir) / "state-one", tmp_path / "old"
-        with ended(workers):
-            read = {}
-            with Load(stack, 21) as load:
-                for how in ("first", "ahead", "behind", "corrupt", "deleted", "old", "other history", "intact"):
-                    if how not in ("first", "intact"):
-                        damage(folder, how, old)
-                    worker = Worker(stack, tmp_path, "one")
-                    workers.append(worker)
-                    wait_until(lambda worker=worker: worker.partitions() == 6, 90, "the worker owns everything")  # type: ignore[misc]
-                    read[how] = worker.restored_records()
-                    before = worker.handled()
-                    load.wait_more(100)
-                    wait_until(lambda worker=worker, before=before: worker.handled() > before + 100, 60, "it joins")  # type: ignore[misc]
-                    worker.end(signal.SIGKILL)
-                    if how == "first":
-                        shutil.copytree(folder, old)
-                worker = Worker(stack, tmp_path, "one")
+def test_the_state_is_right_whatever_became_of_its_copy_on_disk(fresh_kafka: RunningStack, tmp_path: Path) -> None:
+    settings, workers = worker_settings(fresh_kafka, tmp_path, CONFIG + SMALL_MEMORY), list[Worker]()
+    folder, old = Path(settings.streams.state_dir) / "state-one", tmp_path / "old"
+    with ended(workers):
+        read = {}
+        with Load(settings.kafka, 21) as load:
+            for how in ("first", "ahead", "behind", "corrupt", "deleted", "old", "other history", "intact"):
+                if how not in ("first", "intact"):
+                    damage(folder, how, old)
+                worker = Worker(settings.streams, tmp_path, "one")
                 workers.append(worker)
-                wait_until(lambda: worker.partitions() == 6, 90, "the worker owns everything")
-            check(stack)
+                wait_until(lambda worker=worker: worker.partitions() == 6, 90, "the worker owns everything")  # type: ignore[misc]
+                read[how] = worker.restored_records()
+                before = worker.handled()
+                load.wait_more(100)
+                wait_until(lambda worker=worker, before=before: worker.handled() > before + 100, 60, "it joins")  # type: ignore[misc]
+                worker.end(signal.SIGKILL)
+                if how == "first":
+                    shutil.copytree(folder, old)
+            worker = Worker(settings.streams, tmp_path, "one")
+            workers.append(worker)
+            wait_until(lambda: worker.partitions() == 6, 90, "the worker owns everything")
+        check(settings.streams)
     # A copy that can be trusted is brought up to date by the tail; all else is read from the changelog's beginning.
     whole = [read[how] for how in ("ahead", "corrupt", "deleted", "old", "other history")]
     assert min(whole) > 500
@@ -303,23 +310,21 @@ def test_the_state_is_right_whatever_became_of_its_copy_on_disk(tmp_path: Path) 
 
 
 @pytest.mark.timeout(400)
-def test_a_broker_that_is_away_is_waited_for(tmp_path: Path) -> None:
-    config = tmp_path / "freshet.toml"
-    config.write_text(CONFIG)
-    with running_stack(tmp_path / "stack", "kafka", "worker", config=config) as stack:
+def test_a_broker_that_is_away_is_waited_for(fresh_kafka: RunningStack, tmp_path: Path) -> None:
+    with stack_on(fresh_kafka, tmp_path / "stack", "worker", config=CONFIG) as stack:
         pid, size = stack.pid("worker"), stack.state.log("worker").stat().st_size
-        with Load(stack, 13) as load:
+        with Load(stack.settings.kafka, 13) as load:
             for _ in range(2):
                 load.wait_more(200)
-                before = stack.restarts("kafka")
-                os.kill(stack.pid("kafka"), signal.SIGKILL)
+                before = fresh_kafka.restarts("kafka")
+                os.kill(fresh_kafka.pid("kafka"), signal.SIGKILL)
                 wait_until(
-                    lambda before=before: stack.restarts("kafka") > before and stack.is_up("kafka"),  # type: ignore[misc]
+                    lambda before=before: fresh_kafka.restarts("kafka") > before and fresh_kafka.is_up("kafka"),  # type: ignore[misc]
                     90,
                     "the broker is back",
                 )
             load.wait_more(200)
-        check(stack)
+        check(stack.settings.streams)
         assert stack.pid("worker") == pid
         log = stack.state.log("worker").read_bytes()[size:]
         assert log.count(b"Traceback") == 0 or len(log) < 100_000

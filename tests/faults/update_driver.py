@@ -3,13 +3,10 @@
 Step n changes rows, removes some and sets the marker's row to n + 1, all as a function of n alone: however often it is
 killed, after N steps the table must be byte for byte what an undisturbed run makes.
 
-    python -m tests.faults.update_driver BOOTSTRAP FOLDER
-
-writes FOLDER/step after every step; where FOLDER/quiesce exists, it stops at the step that the file names, publishes
-all, and writes FOLDER/result.json.
+`main(bootstrap, folder)` writes FOLDER/step after every step; where FOLDER/quiesce exists, it stops at the step that
+the file names, publishes all, and writes FOLDER/result.json.
 """
 
-import sys
 import time
 from pathlib import Path
 from typing import Final
@@ -38,7 +35,7 @@ from streams.topics import EXAMPLES, UPDATES
 DIM: Final = 17
 KEYS: Final = 3_000
 MARKER: Final = 1_000_000
-_CHECKPOINT_EVERY: Final = 80
+_CHECKPOINT_EVERY: Final = 40
 
 SETTINGS: Final = TableSettings(
     dim=DIM,
@@ -134,7 +131,3 @@ def main(bootstrap: str, folder: Path) -> None:
     temporary.write_bytes(msgspec.json.encode(result))
     temporary.rename(folder / "result.json")
     publisher.close()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))

@@ -1,7 +1,6 @@
 """A backfill and the live trainer after it are the trainer that was there from the start, example for example."""
 
 import json
-import multiprocessing
 import os
 import shutil
 import threading
@@ -33,6 +32,7 @@ from streams import kafka
 from streams.admin import cut
 from streams.records import ModelVersion
 from streams.topics import EXAMPLES
+from tests.forked import Forked
 from tests.stacks import RunningStack, wait_until
 from tests.threads import in_thread
 from tests.trainers import (
@@ -260,21 +260,18 @@ def test_a_backfill_killed_again_and_again_learns_each_example_once(world: World
     kills = 0
     while True:
         before = max(_numbers(world.folder / "kept"), default=0)
-        process = multiprocessing.get_context("spawn").Process(
-            target=_backfill, args=(msgspec.json.encode(settings), tuple(map(str, files))), daemon=True
-        )
-        process.start()
+        process = Forked(_backfill, msgspec.json.encode(settings), tuple(map(str, files)))
         if kills < 2:
             wait_until(
-                lambda: not process.is_alive() or max(_numbers(world.folder / "kept"), default=0) > before,  # noqa: B023
+                lambda: process.poll() is not None or max(_numbers(world.folder / "kept"), default=0) > before,  # noqa: B023
                 120,
                 "it has kept itself",
             )
             process.kill()
-        process.join(120)
-        if process.exitcode == 0:
+        code = process.wait(120)
+        if code == 0:
             break
-        assert process.exitcode == -9
+        assert code == -9
         kills += 1
     assert kills >= 1
     undisturbed = world.backfill("undisturbed", files)

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -12,7 +13,8 @@ from serving.evaluation import clickhouse
 from streams import kafka
 from streams.records import Metric
 from streams.topics import METRICS
-from tests.stacks import RunningStack, running_stack, wait_until
+from tests.emptied import stack_on
+from tests.stacks import RunningStack, wait_until
 from tests.stream_logs import read_list
 from tests.trainers import SLOTS, send_items, send_requests
 
@@ -24,9 +26,9 @@ STEADY = 1_200
 NOTICED = 400
 
 
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    with running_stack(tmp_path_factory.mktemp("drift"), "kafka", "clickhouse", "trainer", "sink") as stack:
+@pytest.fixture
+def stack(fresh_kafka: RunningStack, tmp_path: Path) -> Iterator[RunningStack]:
+    with stack_on(fresh_kafka, tmp_path / "stack", "clickhouse", "trainer", "sink") as stack:
         yield stack
 
 

@@ -34,7 +34,7 @@ from streams.records import (
     Validation,
 )
 from tests.servers.gateway import GatewayProcess, running
-from tests.stacks import RunningStack, running_stack, wait_until
+from tests.stacks import RunningStack, wait_until
 from tests.threads import in_thread
 
 pytestmark = pytest.mark.servers
@@ -134,7 +134,7 @@ GARBAGE = [b"", b"\xff\xfe", b"{}", b"[1, 2]", HUGE, LATE_U64]
 
 
 class Log:
-    """A Kafka that the module's tests fill one after the other, and what must come out of it."""
+    """A Kafka that a test fills, and what must come out of it."""
 
     def __init__(self, stack: RunningStack, gateway: GatewayProcess) -> None:
         self.stack = stack
@@ -182,10 +182,9 @@ def gateway() -> Iterator[GatewayProcess]:
         yield process
 
 
-@pytest.fixture(scope="module")
-def log(gateway: GatewayProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Log]:
-    with running_stack(tmp_path_factory.mktemp("log"), "kafka") as stack:
-        yield Log(stack, gateway)
+@pytest.fixture
+def log(gateway: GatewayProcess, fresh_kafka: RunningStack) -> Log:
+    return Log(fresh_kafka, gateway)
 
 
 def counted(client: Any) -> dict[str, tuple[int, int]]:
@@ -248,8 +247,8 @@ def test_the_rows_say_what_the_records_said(log: Log) -> None:
         assert one("experiments", "version", "name = 'e'") == (1,)
 
 
-def test_what_cannot_be_stored_is_a_dead_letter_once(fresh_kafka: RunningStack, gateway: GatewayProcess) -> None:
-    settings = Log(fresh_kafka, gateway).settings("letters")
+def test_what_cannot_be_stored_is_a_dead_letter_once(log: Log, gateway: GatewayProcess) -> None:
+    settings = log.settings("letters")
     with producer(settings.kafka) as out:
         for value in GARBAGE:
             out.send_bytes(topics.ACTIONS.name, value, b"u")

@@ -18,8 +18,9 @@ from streams.kafka import BrokerAway, BufferFull, Stopped, assign, consumer, lag
 from streams.logs import ends_of, raw_records
 from streams.records import Event, Impression, Item, Shown, User
 from streams.settings import KafkaSettings
+from tests.emptied import emptied, stack_on
 from tests.malformed import document, malformed
-from tests.stacks import RunningStack, running_stack, wait_until
+from tests.stacks import RunningStack, wait_until
 from tests.stream_logs import joined_and_expected, read_all
 
 pytestmark = pytest.mark.servers
@@ -34,12 +35,10 @@ MALFORMED = 2_000
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    """A Kafka and a worker with short windows."""
+def stack(kafka_stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """A worker with short windows on a Kafka that was empty before."""
     folder = tmp_path_factory.mktemp("streams")
-    config = folder / "freshet.toml"
-    config.write_text(CONFIG)
-    with running_stack(folder / "stack", "kafka", "worker", config=config) as running:
+    with stack_on(emptied(kafka_stack), folder / "stack", "worker", config=CONFIG) as running:
         yield running
 
 
@@ -235,30 +234,6 @@ def test_positions_are_kept_by_the_reader(stack: RunningStack) -> None:
                 partitions_of(reader, "no-such-topic", wait_s=0.5)
         finally:
             reader.close()
-
-
-def test_logs_are_read_between_two_places_and_no_further(fresh_kafka: RunningStack) -> None:
-    kafka, names = fresh_kafka.settings.kafka, [topics.EVENTS.name, topics.IMPRESSIONS.name]
-    assert list(raw_records(kafka, ends_of(kafka, names))) == []
-    with producer(kafka) as out:
-        for n in range(40):
-            out.send_bytes(names[n % 2], b"%d" % n, partition=n // 2 % 2)
-        out.flush(10)
-        first = ends_of(kafka, names)
-        assert sorted(int(one.value) for one in raw_records(kafka, first)) == list(range(40))
-        out.send_bytes(names[0], b"40", partition=0)
-        out.flush(10)
-        # What came since is behind the ends, and what was read before lies before the begins.
-        assert len(list(raw_records(kafka, first))) == 40
-        (new,) = raw_records(kafka, ends_of(kafka, names), first)
-        assert (new.topic, new.partition, new.value) == (names[0], 0, b"40")
-        raw = raw_records(kafka, first)
-        assert next(raw).offset == 0
-        raw.close()
-    stop = threading.Event()
-    stop.set()
-    with pytest.raises(Stopped):
-        list(raw_records(kafka, first, stop=stop))
 
 
 def test_an_absent_broker_is_waited_for_and_then_named(tmp_path: Path) -> None:

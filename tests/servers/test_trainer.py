@@ -19,13 +19,12 @@ from online_learning.trainer import Trainer
 from online_learning.updates.frames import array_of
 from online_learning.watching.progressive import merged_errors
 from streams import kafka
-from streams.admin import admin, ensure_topics
 from streams.dead_letters import Reason
 from streams.health import Health
 from streams.records import SCHEMA_VERSION, Example, FrameKind, Label, LabelState, Metric, Validation
 from streams.settings import KafkaSettings, TaskSettings
 from streams.takeover import Superseded
-from streams.topics import CATALOGUE, DEAD_LETTERS, EXAMPLES, METRICS, UPDATES, USERS
+from streams.topics import DEAD_LETTERS, EXAMPLES, METRICS, UPDATES, USERS
 from tests.stacks import RunningStack, wait_until
 from tests.stream_logs import read_list
 from tests.trainers import (
@@ -42,14 +41,8 @@ pytestmark = pytest.mark.servers
 
 
 @pytest.fixture
-def settings(kafka_stack: RunningStack) -> KafkaSettings:
-    """The shared Kafka, with all topics made anew: a trainer reads them from their beginning."""
-    streams = kafka_stack.settings.streams
-    with admin(streams.kafka) as client:
-        client.delete_topics([topic.name for topic in CATALOGUE])
-        wait_until(lambda: not {topic.name for topic in CATALOGUE} & set(client.list_topics()), 60, "they are gone")
-    wait_until(lambda: not ensure_topics(streams), 60, "they are there")
-    return streams.kafka
+def settings(fresh_kafka: RunningStack) -> KafkaSettings:
+    return fresh_kafka.settings.kafka
 
 
 @pytest.fixture

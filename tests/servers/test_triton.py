@@ -16,17 +16,18 @@ from infra.local.launch import NotReady
 from serving.client import Recommender, Refused, Unavailable
 from streams.records import Impression
 from streams.topics import IMPRESSIONS
+from tests.emptied import emptied, stack_on
 from tests.serving_world import World, items
-from tests.stacks import RunningStack, running_stack, wait_until
+from tests.stacks import RunningStack, wait_until
 from tests.stream_logs import read_list
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    """Kafka, Redis and Triton; Triton is up before its mirror has anything."""
-    with running_stack(tmp_path_factory.mktemp("triton"), "kafka", "redis", "triton") as stack:
+def stack(kafka_stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """Redis and Triton; Triton is up before its mirror has anything."""
+    with stack_on(emptied(kafka_stack), tmp_path_factory.mktemp("triton") / "stack", "redis", "triton") as stack:
         yield stack
 
 

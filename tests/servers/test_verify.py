@@ -12,7 +12,8 @@ from streams.admin import admin
 from streams.kafka import producer
 from streams.records import DeadLetter
 from streams.topics import DEAD_LETTERS, EXPERIMENTS
-from tests.stacks import running_stack, wait_until
+from tests.emptied import stack_on
+from tests.stacks import RunningStack, wait_until
 
 pytestmark = pytest.mark.servers
 
@@ -33,8 +34,8 @@ def until_said(words: str, state: Path) -> None:
     wait_until(lambda: words in " ".join(verify(state)[1].split()), 60.0, words)
 
 
-def test_what_differs_is_named(tmp_path: Path) -> None:
-    with running_stack(tmp_path / "state", "kafka", "clickhouse", "sink") as stack:
+def test_what_differs_is_named(fresh_kafka: RunningStack, tmp_path: Path) -> None:
+    with stack_on(fresh_kafka, tmp_path / "state", "clickhouse", "sink") as stack:
         assert verify(stack.state.folder) == (0, "topics, tables and experiments are as declared\n")
 
         gone = msgspec.structs.replace(stack.settings.serving.experiments[0], name="gone", version=3)
