@@ -28,7 +28,7 @@ from streams.health import Health
 from streams.kafka import Stopped, backoff
 from streams.membership import Membership
 from streams.negatives import Negatives
-from streams.outbox import Outbox
+from streams.outbox import Outbox, partition_of
 from streams.record_batch import record_batches
 from streams.records import SCHEMA_VERSION, Impression, Shown
 from streams.settings import StreamsSettings
@@ -147,6 +147,7 @@ def run(settings: StreamsSettings, stop: threading.Event, health: Health, instan
 
 def _warm_up() -> None:
     """Loads the compiled code of the join, or compiles it where that was never done: seconds in which none may wait."""
+    partition_of(b"key", 1)
     negatives = Negatives(b"\x80", b"")
     shown = [Shown("item", 0, 1.0, 1.0, "", False)]
     negatives.add(topics.IMPRESSIONS.codec.encode(Impression(SCHEMA_VERSION, "request", 0, "user", shown)))
