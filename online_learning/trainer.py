@@ -31,7 +31,9 @@ from streams.topics import METRICS
 
 logger = logging.getLogger(__name__)
 
-_REPORT_INTERVAL_S: Final = 0.5
+_REPORT_INTERVAL_S: Final = 1.0
+# Users, items and erasures are few: asking Kafka for them before every batch cost as much as decoding the examples.
+_CATALOGUE_INTERVAL_S: Final = 0.05
 _METRICS_INTERVAL_S: Final = 5.0
 _STOP_TIMEOUT_S: Final = 10.0
 # What was said on other topics arrives within milliseconds, where there is a broker.
@@ -78,6 +80,7 @@ class Trainer:
             )
         logger.info("epoch %d begun, learning from %s on", self._epoch, self._feed.learned)
         hit("trainer.epoch-begun")
+        self._catalogue_due = float("-inf")
         # Before anything is kept: a checkpoint says how far the catalogue is read.
         self._erase()
         if self.publisher.detached:
@@ -125,7 +128,11 @@ class Trainer:
         self._keeper.close()
 
     def _erase(self) -> None:
-        """Removes the rows of users who were erased since the last call."""
+        """Follows the catalogue where that is due, and removes the rows of users who were erased since."""
+        now = time.monotonic()
+        if now < self._catalogue_due:
+            return
+        self._catalogue_due = now + _CATALOGUE_INTERVAL_S
         for user in self._feed.follow_catalogue():
             self._learners.forget_user(user, self.publisher.version)
             hit("trainer.erased")

@@ -163,9 +163,8 @@ class Probe:
         clicked_s = time.monotonic()
         deadline_s = clicked_s + self._timeout_s
         self._producer.send(EVENTS, event, user)
-        if not caused.wait(self._timeout_s):
+        if not caused.wait(self._timeout_s) or not self._lineage.wait_framed(caused, deadline_s - time.monotonic()):
             return None
-        self._lineage.wait_framed(caused, deadline_s - time.monotonic())
         while time.monotonic() < deadline_s and not self._stop.is_set():
             asked_s = time.monotonic()
             try:

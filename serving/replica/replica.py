@@ -49,7 +49,7 @@ _POLL_MS: Final = 50
 # Records of one poll: some 20 ms of feature rows, so that a frame never waits long behind them.
 _MAX_RECORDS: Final = 1_000
 _RETRY_S: Final = 0.5
-_HEALTH_EVERY_S: Final = 0.5
+_HEALTH_EVERY_S: Final = 1.0
 
 
 class Replica:
