@@ -222,9 +222,8 @@ def main() -> int:
         with running_stack(folder / "stack", "kafka", config=config) as stack:
             broker = stack.settings.kafka.bootstrap
             total = requests + write_log(stack.settings, requests, options.extra.get("peers") != "no")
-            health = folder / "worker.json"
-            driver = [sys.executable, "-m", "tests.faults.worker_driver", str(stack.state.folder), "one", str(health)]
-            ours = timed(driver, folder / "worker.log", health, joined, total, 300.0)
+            worker = [sys.executable, "-m", "infra.process", "worker", "--settings", str(stack.state.resolved)]
+            ours = timed(worker, folder / "worker.log", stack.state.health("worker"), joined, total, 300.0)
             report.add("one worker", ours.rate, "events/s", at_least=15_000, note="exactly once, all outputs")
             report.add("one worker, CPU", ours.cpu_us, "us/event", note="the broker apart")
             held = int(ours.values.get("join_held", 0))

@@ -1,7 +1,7 @@
 """The reader of the worker's inputs on a real Kafka: what it hands out, and where it goes on."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -14,18 +14,17 @@ from streams.log_reader import LogReader
 from streams.settings import KafkaSettings
 from streams.topics import ACTIONS, EVENTS
 from streams.transactions import transactional_producer
-from tests.stacks import running_stack
+from tests.stacks import RunningStack
 
 pytestmark = pytest.mark.servers
 
 ONE, OTHER = TopicPartition(ACTIONS.name, 0), TopicPartition(EVENTS.name, 1)
 
 
-@pytest.fixture(scope="module")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaSettings]:
-    """A Kafka of this file's own, with the topics of the catalogue."""
-    with running_stack(tmp_path_factory.mktemp("log-reader") / "stack", "kafka") as stack:
-        yield stack.settings.kafka
+@pytest.fixture
+def kafka(fresh_kafka: RunningStack) -> KafkaSettings:
+    """A Kafka with the topics of the catalogue, all empty."""
+    return fresh_kafka.settings.kafka
 
 
 def written(kafka: KafkaSettings, tp: TopicPartition, values: list[bytes], *, abort: bool = False) -> int:
