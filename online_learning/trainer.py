@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 _REPORT_INTERVAL_S: Final = 1.0
 # Users, items and erasures are few: asking Kafka for them before every batch cost as much as decoding the examples.
 _CATALOGUE_INTERVAL_S: Final = 0.05
+# Impressions are there long before their examples; one whose examples come sooner is predicted with them.
+_AHEAD_INTERVAL_S: Final = 0.025
 _METRICS_INTERVAL_S: Final = 5.0
 _STOP_TIMEOUT_S: Final = 10.0
 # What was said on other topics arrives within milliseconds, where there is a broker.
@@ -80,7 +82,7 @@ class Trainer:
             )
         logger.info("epoch %d begun, learning from %s on", self._epoch, self._feed.learned)
         hit("trainer.epoch-begun")
-        self._catalogue_due = float("-inf")
+        self._catalogue_due = self._ahead_due = float("-inf")
         # Before anything is kept: a checkpoint says how far the catalogue is read.
         self._erase()
         if self.publisher.detached:
@@ -96,7 +98,7 @@ class Trainer:
         """Reads what is there, up to one batch; predicts, learns, publishes and keeps what is due."""
         self._erase()
         if not self._learned_something:
-            self._feed.see_ahead()
+            self._see_ahead()
         examples = self._feed.next(0.0 if self._learned_something else self._settings.trainer.poll_interval_ms)
         self._learned_something = examples is not None
         if examples is not None:
@@ -136,6 +138,12 @@ class Trainer:
         for user in self._feed.follow_catalogue():
             self._learners.forget_user(user, self.publisher.version)
             hit("trainer.erased")
+
+    def _see_ahead(self) -> None:
+        now = time.monotonic()
+        if now >= self._ahead_due:
+            self._ahead_due = now + _AHEAD_INTERVAL_S
+            self._feed.see_ahead()
 
     def _evict(self) -> None:
         rows, now = self._settings.rows, time.monotonic()
