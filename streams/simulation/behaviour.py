@@ -62,7 +62,7 @@ def wander(world: World, truth: Truth, user: int, rng: np.random.Generator, dwel
 
 
 def _drawn(probability: Floats, rng: np.random.Generator) -> int:
-    """What `rng.choice(len(probability), p=probability)` gives, without its checks, which take six times as long."""
+    """What `rng.choice(len(probability), p=probability)` gives, without its checks, which take longer than the draw."""
     cumulated = probability.cumsum()
     cumulated /= cumulated[-1]
     return int(cumulated.searchsorted(rng.random(), side="right"))
