@@ -27,7 +27,7 @@ class ClickHouseSettings(Struct, frozen=True, kw_only=True, forbid_unknown_field
     ] = "default"
     user: str = "default"
     password: str = ""
-    flush_interval_s: Positive = 1.0
+    flush_interval_s: Positive = 2.0
     retention_days: Count = 365
 
 
