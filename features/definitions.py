@@ -5,10 +5,19 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
-from feast.data_format import ParquetFormat
-from feast.types import Array, Float64, Int64, String
-
+from features.feast import (
+    Array,
+    Entity,
+    FeatureService,
+    FeatureView,
+    Field,
+    FileSource,
+    Float64,
+    Int64,
+    ParquetFormat,
+    String,
+    ValueType,
+)
 from features.settings import FeatureSettings
 from features.views import LINEAGE, USER_PROFILE, USER_STATS, VIEWS, Kind, View
 

@@ -4,11 +4,11 @@ import time
 from typing import Any
 
 import msgspec
-from feast import FeatureStore
 from msgspec import Struct, field
 from redis.exceptions import RedisError
 
 from features.definitions import USER_SERVICE
+from features.feast import FeatureStore
 from features.settings import FeatureSettings
 from features.store import open_store, redis_client
 from features.views import USER_PROFILE, USER_STATS, View

@@ -3,9 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import StringList, Value
-
+from features.feast import EntityKey, StringList, Value
 from features.views import LINEAGE, Kind, View
 from streams.records import FeatureRow
 

@@ -3,14 +3,12 @@
 import tempfile
 from pathlib import Path
 
-from feast import FeatureStore
-from feast.infra.online_stores.redis import RedisOnlineStore
-from feast.repo_config import RepoConfig
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from features.definitions import definitions, history_folder
+from features.feast import FeatureStore, RedisOnlineStore, RepoConfig
 from features.settings import FeatureSettings
 from features.views import VIEWS
 

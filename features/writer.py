@@ -3,11 +3,9 @@
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
-from feast import FeatureStore
-from feast.infra.key_encoding_utils import serialize_entity_key
-from feast.infra.online_stores.helpers import _mmh3
 from redis.exceptions import RedisError
 
+from features.feast import FeatureStore, mmh3, serialize_entity_key
 from features.rows import entity_key, written
 from features.store import redis_client
 from features.views import LINEAGE, VIEWS, View
@@ -88,7 +86,7 @@ class OnlineWriter:
                 view = VIEWS[name]
                 key = entity_key(view, dict(zip(view.entities, values, strict=True)))
                 raw = serialize_entity_key(key, config.entity_key_serialization_version) + config.project.encode()
-                fields = [_mmh3(f"{name}:{column}") for column in (*view.columns, *LINEAGE)]
+                fields = [mmh3(f"{name}:{column}") for column in (*view.columns, *LINEAGE)]
                 pipe.hdel(raw, f"_ts:{name}", *fields)  # type: ignore[arg-type]
             pipe.execute()
         for key_ in keys:
