@@ -20,7 +20,8 @@ def in_thread(
     settings: T,
     ready: Callable[[Health], bool] = lambda health: True,
 ) -> Iterator[Health]:
-    """Runs it while the block does, which begins when it is ready, and lets it end in order; raises what it raised."""
+    """Runs it while the block does, which begins when it is ready, and lets it end in order; raises what it raised,
+    which `failed` in its health tells at once."""
     stop, health, failed = threading.Event(), Health(None), list[BaseException]()
 
     def work() -> None:
@@ -28,6 +29,7 @@ def in_thread(
             run(settings, stop, health)
         except BaseException as error:
             failed.append(error)
+            health.report(failed=repr(error))
 
     thread = threading.Thread(target=work)
     thread.start()

@@ -259,9 +259,11 @@ def test_another_models_checkpoint_is_refused_in_words(
 
 def test_of_two_trainers_the_older_one_stops(settings: KafkaSettings, producer: kafka.Producer, tmp_path: Path):
     older, newer = learning_settings(settings, tmp_path / "a"), learning_settings(settings, tmp_path / "b")
-    with pytest.raises(Superseded), trainer_in_thread(older), trainer_in_thread(newer) as health:
+    with pytest.raises(Superseded), trainer_in_thread(older) as replaced, trainer_in_thread(newer) as health:
         sent = send_requests(producer, 0, 20)
         wait_until(lambda: health.values["learned"] == sent, 60, "the newer one learns")
+        # It looks for who has fenced it, and must not be stopped before it knows.
+        wait_until(lambda: "failed" in replaced.values, 90, "the older one has ended")
 
 
 def test_examples_behind_the_oldest_checkpoint_are_deleted(
