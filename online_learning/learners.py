@@ -75,7 +75,7 @@ class Learners:
         """Scores what was predicted, then learns; `version` stamps the rows, `now_ms` the alarms.
 
         Rows are last seen, and expire, by the newest event time read so far: an outage longer than their time to live,
-        or a wall clock that jumps, forgets nothing, and a log learned again gives the same rows.
+        or a wall clock that jumps, forgets nothing.
         """
         self.clock_ms = max([self.clock_ms, *(one.ts for one in examples)])
         ours = [one for one in examples if is_learned(one.arms, organic=one.organic, arm=self._arm)]
