@@ -57,8 +57,9 @@ def chaos(
         if points:
             starts = tuple(start.strip() for start in points.split(","))
             plan = replace(plan, points=tuple(name for name in CATALOGUE if name.startswith(starts)))
-        # As Ctrl-C: everything that was started is stopped.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # Everything that was started is stopped, also by who began this in the background, where shells ignore Ctrl-C.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
         with tempfile.TemporaryDirectory(prefix="freshet-chaos-") as temporary:
             tell = lambda words: out.print(words, markup=False, highlight=False, soft_wrap=True)  # noqa: E731
             report = Campaign(plan, keep or Path(temporary), tell).run()
