@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kafka import KafkaAdminClient, KafkaProducer
+from kafka import KafkaAdminClient
 from kafka.admin import TransactionState
 from kafka.errors import KafkaError
 
@@ -12,6 +12,7 @@ from infra.provision import provision
 from streams.admin import admin
 from streams.kafka import connection
 from streams.settings import KafkaSettings
+from streams.transactions import transactional_producer
 from tests.stacks import RunningStack, running_stack, wait_until
 
 _WAIT_S = 60.0
@@ -66,7 +67,7 @@ def _end_transactions(client: KafkaAdminClient, kafka: KafkaSettings) -> bool:
     for one in listed:
         # Who takes a killed producer's place aborts what it had begun.
         config = connection(kafka, "freshet-tests") | {"acks": "all", "transactional_id": one.transactional_id}
-        producer = KafkaProducer(**config)
+        producer = transactional_producer(config)
         try:
             producer.init_transactions()
         finally:
