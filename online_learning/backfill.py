@@ -203,6 +203,7 @@ class Backfill:
     # --- learning and keeping --------------------------------------------------------------------------------------
 
     def _learn(self, examples: list[Example]) -> None:
+        # Of a history, now is its newest event.
         now_ms = max([self._learners.clock_ms, *(example.ts for example in examples)])
         self._learners.learn(examples, now_ms, _VERSION)
 

@@ -75,9 +75,11 @@ class Learners:
         """Scores what was predicted, then learns; `version` stamps the rows, `now_ms` the alarms.
 
         Rows are last seen, and expire, by the newest event time read so far: an outage longer than their time to live,
-        or a wall clock that jumps, forgets nothing.
+        or a wall clock that jumps, forgets nothing. An event from after `now_ms` counts as one of now: somebody's fast
+        clock must not let the rows of all others expire.
         """
-        self.clock_ms = max([self.clock_ms, *(one.ts for one in examples)])
+        newest = max((one.ts for one in examples), default=0)
+        self.clock_ms = max(self.clock_ms, min(newest, now_ms))
         ours = [one for one in examples if is_learned(one.arms, organic=one.organic, arm=self._arm)]
         if not ours:
             return

@@ -218,12 +218,23 @@ def test_rows_expire_by_the_time_of_the_events_whatever_the_wall_clock_says():
     assert second.evict(pack_version(2, 3)) == 0
     rows = len(second.online.table)
     # Late ones do not turn the clock back: what they name was seen now.
-    second.learn([example(2, 2, 1.0, ts=10_000), example(3, 3, 1.0, ts=0)], now_ms=0, version=pack_version(2, 4))
+    second.learn([example(2, 2, 1.0, ts=10_000), example(3, 3, 1.0, ts=0)], now_ms=10**12, version=pack_version(2, 4))
     more = len(second.online.table) - rows
     assert second.evict(pack_version(2, 5)) > 0
     second.learn([example(3, 3, 0.0, ts=10_001)], now_ms=0, version=pack_version(2, 6))
     assert second.evict(pack_version(2, 7)) == 0
     assert len(second.online.table) > more > 0
+
+
+def test_an_event_from_the_future_expires_no_rows():
+    settings = msgspec.structs.replace(SETTINGS, rows=RowSettings(eviction=EvictionPolicy.TTL, ttl_s=10.0))
+    these = learners(settings)
+    these.learn([example(0, 0, 1.0, ts=1_000)], now_ms=1_050, version=pack_version(1, 1))
+    these.learn([example(1, 1, 1.0, ts=3_600_000)], now_ms=2_000, version=pack_version(1, 2))
+    assert these.evict(pack_version(1, 3)) == 0
+    these.learn([example(2, 2, 1.0, ts=11_000)], now_ms=11_100, version=pack_version(1, 4))
+    assert these.evict(pack_version(1, 5)) > 0
+    assert these.clock_ms == 11_000
 
 
 def test_a_calibrated_model_is_said_to_be_calibrated_however_few_negatives_are_kept():
