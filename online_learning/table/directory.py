@@ -21,6 +21,7 @@ from online_learning.table.headers import (
 )
 from online_learning.table.index import (
     DUE,
+    INSERTIONS_PER_SPLIT,
     LEVEL,
     LINE_BYTES,
     LINE_WORDS,
@@ -40,7 +41,7 @@ from online_learning.table.index import (
     words_for,
 )
 from online_learning.table.intrinsics import prefetch, prefetch_far
-from online_learning.table.memory import Ahead, populate, reserve
+from online_learning.table.memory import WRITER_WORDS, WRITTEN, Ahead, populate, reserve
 from online_learning.table.upsert import (
     BLOCK,
     CHUNK,
@@ -164,6 +165,7 @@ class Directory:
         self._free: NDArray[np.uint32] = reserve(reserved, np.uint32)
         self._cursor = 0
         self._doubling = 0
+        self._splitting = np.zeros(WRITER_WORDS, np.int64)
         self._ahead = Ahead()
 
     def __len__(self) -> int:
@@ -384,10 +386,13 @@ class Directory:
     def keep_index_ahead(self, ahead: Ahead) -> None:
         """Shortly before a doubling begins, have the memory that it will fill made ready."""
         level = int(self.index_state[LEVEL])
-        capacity, words = SEGMENT << level, SEGMENT_LINES * LINE_WORDS << level
+        self._splitting[WRITTEN] = self._segments
+        capacity, segments = SEGMENT << level, 1 << level
         if self._doubling < capacity and self.index_state[USED] > DOUBLING_NEAR * capacity > Ahead.SMALLEST:
             self._doubling = capacity
-            ahead.soon(self.entries, words, 2 * words)
+            words = SEGMENT_LINES * LINE_WORDS
+            near = Ahead.NEAR // INSERTIONS_PER_SPLIT
+            ahead.soon(self.entries, segments * words, 2 * segments * words, words, near, self._splitting)
 
     @property
     def _segments(self) -> int:

@@ -3,7 +3,6 @@
 import ctypes
 import mmap
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from numba import types
 from numpy.typing import NDArray
 
-from online_learning.table.atomics import touch
+from online_learning.table.atomics import atomic_load, touch
 from online_learning.table.compiled import kernel
 from online_learning.table.workers import Workers
 
@@ -54,54 +53,79 @@ _madvise: Any = types.ExternalFunction("madvise", types.int32(types.intp, types.
 SMALL_PAGE_BYTES = mmap.PAGESIZE
 HUGE = mmap.MADV_HUGEPAGE
 
+# What is known of a writer, i64 [2]: how many units it has written, and how many it comes on while a page is made.
+WRITTEN, STRIDE = 0, 1
+WRITER_WORDS = 2
+
 
 @kernel
-def take_range(address, end_address, ask, begin, end):  # type: ignore[no-untyped-def]
-    """Touch what of [address, end_address) is in its huge pages [begin, end), counted from the first.
-
-    `ask`: each is declared huge just before it is touched, and none before its turn.
-    """
+def take_range(address, end_address, begin, end):  # type: ignore[no-untyped-def]
+    """Touch what of [address, end_address) is in its huge pages [begin, end), counted from the first."""
     for page in range(address // HUGE_PAGE_BYTES + begin, address // HUGE_PAGE_BYTES + end):
         first = max(address, page * HUGE_PAGE_BYTES)
-        last = min(end_address, (page + 1) * HUGE_PAGE_BYTES)
-        if ask:
-            _madvise(first, last - first, HUGE)
-        for place in range(first, last, SMALL_PAGE_BYTES):
+        for place in range(first, min(end_address, (page + 1) * HUGE_PAGE_BYTES), SMALL_PAGE_BYTES):
             touch(place)
 
 
-def populate(array: NDArray[Any], begin: int, end: int, workers: Workers | None = None) -> None:
-    """Give memory to elements [begin, end) of a reservation now, in huge pages, without changing them.
+@kernel
+def take_before(address, end_address, origin, unit, near, writer):  # type: ignore[no-untyped-def]
+    """Take [address, end_address) beside a writer, by huge pages: none that it may come to while it is made.
 
-    Huge pages matter for random access to gigabytes: without them nearly every row costs a page walk besides its
-    cache miss. But the first write to one waits for the kernel to find and zero 2 MiB, milliseconds on a busy or
-    virtual machine: so only memory that is made ready ahead of use asks for them, and a writer that outruns this gets
-    small pages, each a matter of microseconds. The last page is taken whole: of a part the kernel would make small
-    ones for good.
+    The writer uses `unit` bytes at a time from `origin` on; writer[WRITTEN] says how many units, and it may be `near`
+    units further. A huge page is declared just before it is touched: whoever writes to a declared one must wait for all
+    of it, while one that is left alone comes in small pages, each a matter of microseconds.
+    """
+    for page in range(address // HUGE_PAGE_BYTES, (end_address - 1) // HUGE_PAGE_BYTES + 1):
+        first = max(address, page * HUGE_PAGE_BYTES)
+        last = min(end_address, (page + 1) * HUGE_PAGE_BYTES)
+        written = atomic_load(writer, WRITTEN)
+        # Twice as far as it came while one of the last pages was made: they do not all take the same time.
+        if first < origin + (written + near + 2 * writer[STRIDE]) * unit:
+            continue
+        _madvise(first, last - first, HUGE)
+        for place in range(first, last, SMALL_PAGE_BYTES):
+            touch(place)
+        writer[STRIDE] = max(atomic_load(writer, WRITTEN) - written, writer[STRIDE] - writer[STRIDE] // 8)
 
-    With `workers` the caller waits, and they share it. Without, this goes on beside a writer: one page after the
-    other, so that those it has not come to yet stay small ones for a writer that is quicker. By touching them, which
-    holds up nobody, not even on its own page; MADV_POPULATE_WRITE has all of the process's mmap calls wait.
+
+def _span(array: NDArray[Any], begin: int, end: int) -> tuple[int, int]:
+    """The addresses [first, behind the last) of the small pages of elements [begin, end) of a reservation.
+
+    The last huge page is taken whole: of a part the kernel would make small ones for good.
     """
     address, size = array.ctypes.data, array.itemsize
     first = address + begin * size & -SMALL_PAGE_BYTES
-    last = min(-(-(address + end * size) // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES, address + array.nbytes)
-    if last <= first:
-        return
-    pages = -(-last // HUGE_PAGE_BYTES) - first // HUGE_PAGE_BYTES
-    if workers is None:
-        take_range(first, last, True, 0, pages)
-    else:
+    return first, min(-(-(address + end * size) // HUGE_PAGE_BYTES) * HUGE_PAGE_BYTES, address + array.nbytes)
+
+
+def populate(array: NDArray[Any], begin: int, end: int, workers: Workers) -> None:
+    """Give memory to elements [begin, end) of a reservation now, in huge pages, without changing them.
+
+    Huge pages matter for random access to gigabytes: without them nearly every row costs a page walk besides its
+    cache miss. By touching them, which holds up nobody; MADV_POPULATE_WRITE has all of the process's mmap calls wait.
+    """
+    first, last = _span(array, begin, end)
+    if last > first:
         _libc.madvise(first, last - first, HUGE)
-        workers.run(take_range, pages, first, last, False, piece=1)
+        pages = -(-last // HUGE_PAGE_BYTES) - first // HUGE_PAGE_BYTES
+        workers.run(take_range, pages, first, last, piece=1)
+
+
+def take_ahead(array: NDArray[Any], begin: int, end: int, per_unit: int, near: int, writer: NDArray[np.int64]) -> None:
+    """populate beside a writer, as in `take_before`, that uses `per_unit` elements at a time."""
+    first, last = _span(array, begin, end)
+    if last > first:
+        take_before(first, last, array.ctypes.data, per_unit * array.itemsize, near, writer)
 
 
 class Ahead:
-    """Keeps the pages that growing arrays will need next in memory, by a thread of its own.
+    """Keeps the pages that growing arrays will need next in memory, by a thread of its own, in huge pages.
+
+    The first write to a huge page waits for the kernel to find and zero 2 MiB, milliseconds on a busy or virtual
+    machine: so they are made ahead of use only, and what a writer that is quicker reaches first stays in small pages.
 
     `add(array, per_row)`: an array of which a table takes `per_row` elements for every row. Small tables are left
-    alone: for them a page is cheap, and memory ahead of use would be most of what they take. What the table reaches
-    first stays in small pages: to make a huge one takes longer than a writer may wait.
+    alone: for them a page is cheap, and memory ahead of use would be most of what they take.
     """
 
     SMALLEST = 1 << 16
@@ -111,7 +135,8 @@ class Ahead:
 
     def __init__(self) -> None:
         self._arrays: list[tuple[NDArray[Any], int]] = []
-        self._rows = self._used = 0
+        self._rows = 0
+        self._writer = np.zeros(WRITER_WORDS, np.int64)
         self._pool: ThreadPoolExecutor | None = None
         self._owner = 0
 
@@ -137,28 +162,23 @@ class Ahead:
 
         Where many come at once `fill` goes before them: two that take memory would only hold each other up.
         """
-        self._used = max(self._used, rows)
+        self._writer[WRITTEN] = max(self._writer[WRITTEN], rows)
         if rows < self.SMALLEST or new >= self.AT_ONCE:
             return
         step = max(self.SMALLEST, rows // self.SHARE)
         if rows + step // 2 > self._rows:
-            begin, self._rows = max(rows + self.NEAR, self._rows), rows + step
+            begin, self._rows = max(rows, self._rows), rows + step
             # By so many rows at a time, so that no array waits until another has all of its memory.
             for first in range(begin, self._rows, self.SMALLEST):
-                self._in_background(self._take, first, min(first + self.SMALLEST, self._rows))
+                end = min(first + self.SMALLEST, self._rows)
+                for array, per_row in self._arrays:
+                    self.soon(array, first * per_row, end * per_row, per_row, self.NEAR, self._writer)
 
-    def _take(self, begin: int, end: int) -> None:
-        # Where the table has got to, the writer would come upon a page that is being made, and make it, too.
-        if begin >= self._used:
-            for array, per_row in self._arrays:
-                populate(array, begin * per_row, end * per_row)
-
-    def soon(self, array: NDArray[Any], begin: int, end: int) -> None:
-        """Populate elements [begin, end) of an array in the background."""
-        self._in_background(populate, array, begin, end)
-
-    def _in_background(self, work: Callable[..., None], *arguments: Any) -> None:
+    def soon(
+        self, array: NDArray[Any], begin: int, end: int, per_unit: int, near: int, writer: NDArray[np.int64]
+    ) -> None:
+        """`take_ahead` in the background."""
         if self._pool is None or self._owner != os.getpid():
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="table-memory")
             self._owner = os.getpid()
-        self._pool.submit(work, *arguments)
+        self._pool.submit(take_ahead, array, begin, end, per_unit, near, writer)
