@@ -1,6 +1,7 @@
 """Real servers for tests: a stack of its own in a temporary folder, on free ports, gone when the test run is gone."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 from infra.local.ending import end_orphans, wait_gone
 from infra.local.identity import alive, identify
 from infra.local.logs import tail
-from infra.local.state import StackStatus, State
+from infra.local.state import ProcessStatus, StackStatus, State
 from infra.settings import Settings, resolved
 
 START_S = 240.0
@@ -56,24 +57,37 @@ class RunningStack:
         status = self.state.read_status()
         return status if status is not None and status.supervisor.pid == self.supervisor.pid else None
 
-    def pid(self, name: str) -> int:
-        """The process of that name."""
+    def process(self, name: str) -> ProcessStatus:
+        """The process of that name, as the supervisor sees it: what is asked of it together is of one moment."""
         status = self.status
         assert status is not None
-        pid = next(process.pid for process in status.processes if process.name == name)
+        return next(process for process in status.processes if process.name == name)
+
+    def pid(self, name: str) -> int:
+        """The process's id."""
+        pid = self.process(name).pid
         assert pid is not None, f"{name} has no process"
         return pid
 
     def restarts(self, name: str) -> int:
-        """How often the process of that name was started again."""
-        status = self.status
-        assert status is not None
-        return next(process.restarts for process in status.processes if process.name == name)
+        """How often the process was started again."""
+        return self.process(name).restarts
 
-    def is_up(self, name: str) -> bool:
-        """Whether the process of that name answers."""
-        status = self.status
-        return status is not None and any(p.name == name and p.state == "up" for p in status.processes)
+    def kill(self, name: str) -> int:
+        """kill -9; how often the process had been started again until then."""
+        process = self.process(name)
+        assert process.pid is not None, f"{name} has no process"
+        os.kill(process.pid, signal.SIGKILL)
+        return process.restarts
+
+    def is_back(self, name: str, restarts: int) -> bool:
+        """Whether a process that had been started again so often when it was killed answers again."""
+        process = self.process(name)
+        return process.state == "up" and process.restarts > restarts
+
+    def wait_back(self, name: str, restarts: int) -> None:
+        """Waits until `is_back`."""
+        wait_until(lambda: self.is_back(name, restarts), START_S, f"{name} is back")
 
     def wait_up(self, timeout_s: float = START_S) -> None:
         """Waits until every process answers."""

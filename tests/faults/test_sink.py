@@ -1,8 +1,6 @@
 """kill -9 of the sink and of ClickHouse, at any moment: every record is in the tables once."""
 
-import os
 import random
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -38,9 +36,7 @@ def send(stack: RunningStack, first: int, last: int) -> None:
 
 
 def kill(stack: RunningStack, name: str) -> None:
-    before = stack.restarts(name)
-    os.kill(stack.pid(name), signal.SIGKILL)
-    wait_until(lambda: stack.restarts(name) > before and stack.is_up(name), 90, f"{name} is up again")
+    stack.wait_back(name, stack.kill(name))
 
 
 def stored(stack: RunningStack) -> dict[str, tuple[int, int, int]]:
@@ -97,7 +93,7 @@ def test_what_cannot_be_read_has_its_dead_letter_though_the_sink_died_behind_its
                 out.send(topics.ACTIONS, action, None, partition=0)
             out.flush(60)
             offset = sent.get(1).offset
-        wait_until(lambda: stack.restarts("sink") > restarts and stack.is_up("sink"), 90, "the sink died and came back")
+        stack.wait_back("sink", restarts)
         wait_until(lambda: stored(stack)["actions"] == (3, 3, 0), 90, "the neighbours are in the table once")
         wait_until(lambda: read_list(stack.settings.kafka, topics.DEAD_LETTERS), 30, "the dead letter")
         letters = read_list(stack.settings.kafka, topics.DEAD_LETTERS)

@@ -1,7 +1,6 @@
 """The worker is killed with -9, again and again: every example is given once, and is the one that it should be."""
 
 import logging
-import os
 import random
 import shutil
 import signal
@@ -102,15 +101,10 @@ def test_no_example_is_lost_or_doubled_by_kills(fresh_kafka: RunningStack, tmp_p
             for _ in range(3):
                 send(out, chance, n, n + 400)
                 n += 400
-                before = stack.restarts("worker")
-                os.kill(stack.pid("worker"), signal.SIGKILL)
+                restarts = stack.kill("worker")
                 send(out, chance, n, n + 400)
                 n += 400
-                wait_until(
-                    lambda before=before: stack.restarts("worker") > before and stack.is_up("worker"),  # type: ignore[misc]
-                    90,
-                    "the worker is back",
-                )
+                stack.wait_back("worker", restarts)
             out.flush(30)
         check(stack.settings.streams)
 
@@ -316,13 +310,7 @@ def test_a_broker_that_is_away_is_waited_for(fresh_kafka: RunningStack, tmp_path
         with Load(stack.settings.kafka, 13) as load:
             for _ in range(2):
                 load.wait_more(200)
-                before = fresh_kafka.restarts("kafka")
-                os.kill(fresh_kafka.pid("kafka"), signal.SIGKILL)
-                wait_until(
-                    lambda before=before: fresh_kafka.restarts("kafka") > before and fresh_kafka.is_up("kafka"),  # type: ignore[misc]
-                    90,
-                    "the broker is back",
-                )
+                fresh_kafka.wait_back("kafka", fresh_kafka.kill("kafka"))
             load.wait_more(200)
         check(stack.settings.streams)
         assert stack.pid("worker") == pid

@@ -1,8 +1,5 @@
 """Impressions reach Kafka once each, also when the broker was away in between."""
 
-import os
-import signal
-
 import msgspec
 import pytest
 
@@ -26,12 +23,12 @@ def test_every_impression_arrives_once_across_a_broker_that_was_killed(fresh_kaf
     for number in range(500):
         log.add(impression(number))
     wait_until(lambda: log.counts.acknowledged == 500, 30, "the first half is acknowledged")
-    os.kill(fresh_kafka.pid("kafka"), signal.SIGKILL)
+    restarts = fresh_kafka.kill("kafka")
     for number in range(500, 1_000):
         assert log.add(impression(number))
     after = log.close(timeout_s=60)
     assert (after.taken, after.acknowledged, after.dropped) == (1_000, 1_000, 0)
-    fresh_kafka.wait_up()
+    fresh_kafka.wait_back("kafka", restarts)
     assert sorted(read_list(settings, IMPRESSIONS), key=lambda i: i.ts) == [
         impression(number) for number in range(1_000)
     ]

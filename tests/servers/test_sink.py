@@ -1,7 +1,5 @@
 """The sink stores every record of the logged topics once, whatever stands between."""
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -310,9 +308,7 @@ def test_clickhouse_and_kafka_may_be_away(log: Log) -> None:
         wait_until(lambda: health.values.get("waiting_for"), WAIT_S, "the sink says that it waits")
         log.gateway.start()
         wait_stored(client, log)
-        before = kafka.restarts("kafka")
-        os.kill(kafka.pid("kafka"), signal.SIGKILL)
-        wait_until(lambda: kafka.restarts("kafka") > before and kafka.is_up("kafka"), WAIT_S, "Kafka is back")
+        kafka.wait_back("kafka", kafka.kill("kafka"))
         log.produce(20)
         wait_stored(client, log)
 

@@ -1,7 +1,5 @@
 """The local stack on real servers: it comes up, survives kills, and leaves nothing behind."""
 
-import os
-import signal
 import socket
 import uuid
 from pathlib import Path
@@ -12,7 +10,7 @@ from kafka import KafkaProducer
 from infra.local.ports import is_free
 from streams.logs import ends_of, raw_records
 from streams.settings import KafkaSettings
-from tests.stacks import RunningStack, gone, running_stack, wait_until
+from tests.stacks import RunningStack, gone, running_stack
 
 pytestmark = pytest.mark.servers
 
@@ -70,10 +68,8 @@ def test_the_next_start_ends_what_a_killed_supervisor_left(tmp_path: Path) -> No
 def test_a_killed_kafka_comes_back_with_its_data(fresh_kafka: RunningStack) -> None:
     address = fresh_kafka.settings.kafka.bootstrap
     assert sent_and_read(address, "events", b"kept") == [b"kept"]
-    pid, restarts = fresh_kafka.pid("kafka"), fresh_kafka.restarts("kafka")
-    os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: fresh_kafka.restarts("kafka") == restarts + 1, 10, "the kill is noticed")
-    fresh_kafka.wait_up()
+    pid = fresh_kafka.pid("kafka")
+    fresh_kafka.wait_back("kafka", fresh_kafka.kill("kafka"))
     assert gone(pid)
     assert fresh_kafka.settings.kafka.bootstrap == address
     assert read(address, "events") == [b"kept"]

@@ -160,20 +160,15 @@ def test_what_the_replica_publishes_is_in_the_next_answer(world: World, client: 
     assert answer.versions.learned == {0: 11, 1: 21}
 
 
-def await_replacement(stack: RunningStack, pid: int) -> None:
-    """Waits until another process than `pid` answers as Triton."""
-    wait_until(lambda: stack.is_up("triton") and stack.pid("triton") != pid, 120, "Triton is up again")
-
-
 @pytest.mark.faults
 def test_a_killed_model_is_noticed_and_replaced(stack: RunningStack, client: Recommender) -> None:
-    before, pid = regions(stack), stack.pid("triton")
+    before, restarts = regions(stack), stack.restarts("triton")
     for stub in stubs(stack):
         stub.kill()
     with pytest.raises(NotReady):
         triton.probe(stack.settings.serving.triton.http, 1.0)
-    await_replacement(stack, pid)
-    wait_until(lambda: answers(client), 10, "the client has found the new server")
+    stack.wait_back("triton", restarts)
+    wait_until(lambda: answers(client), 60, "the client has found the new server")
     assert not before & regions(stack), "the killed one's shared memory is gone"
 
 
@@ -181,10 +176,9 @@ def test_a_killed_model_is_noticed_and_replaced(stack: RunningStack, client: Rec
 def test_a_killed_server_comes_back_at_its_address_and_leaves_no_shared_memory(
     stack: RunningStack, client: Recommender
 ) -> None:
-    before, pid = regions(stack), stack.pid("triton")
-    psutil.Process(pid).kill()
-    await_replacement(stack, pid)
-    wait_until(lambda: answers(client), 10, "the client has found the new server")
+    before = regions(stack)
+    stack.wait_back("triton", stack.kill("triton"))
+    wait_until(lambda: answers(client), 60, "the client has found the new server")
     assert not before & regions(stack)
 
 

@@ -292,9 +292,8 @@ def test_a_broker_that_is_killed_and_comes_back_loses_no_batch(fresh_kafka: Runn
     publisher.begin_epoch(LogPosition(), table, {0: 0})
     n = 0
     for _ in range(2):
-        restarts = fresh_kafka.restarts("kafka")
-        os.kill(fresh_kafka.pid("kafka"), signal.SIGKILL)
-        while fresh_kafka.restarts("kafka") == restarts or not fresh_kafka.is_up("kafka"):
+        restarts = fresh_kafka.kill("kafka")
+        while not fresh_kafka.is_back("kafka", restarts):
             n += 1
             change(table, publisher, n % 300 + 1, 10, n)
             publisher.publish_sparse(table, {0: n})
