@@ -1,8 +1,8 @@
 """Trainer, replica and broker are killed with -9 while updates flow; afterwards every replica row is the trainer's."""
 
-import os
 import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from infra.local.state import read_json, write_json
 from online_learning.settings import LearningSettings, ModelSettings, TrainerSettings
 from serving.replica import run
 from serving.settings import ServingSettings
@@ -34,7 +35,7 @@ class World:
 
     def __init__(self, stack: RunningStack, folder: Path) -> None:
         self.stack, self.folder = stack, folder
-        self.shm = Path("/dev/shm") / f"freshet-test-{os.getpid()}-{folder.name}"
+        self.shm = Path(tempfile.mkdtemp(prefix="freshet-test-", dir="/dev/shm"))
         trainer = TrainerSettings(checkpoint_dir=str(folder / "checkpoints"))
         learning = LearningSettings(model=ModelSettings(dim=DIM - 1), trainer=trainer)
         self.settings = ServingSettings(kafka=stack.settings.kafka, learning=learning, shm_dir=str(self.shm))
@@ -59,10 +60,7 @@ class World:
 
     @property
     def step(self) -> int:
-        try:
-            return int((self.folder / "step").read_text() or 0)
-        except FileNotFoundError:
-            return 0
+        return read_json(self.folder / "step.json", int) or 0
 
     def watch(self) -> int:
         """The steps that an answer of now would claim; the marker's row must have at least those."""
@@ -110,7 +108,7 @@ class World:
 
     def finish(self) -> Result:
         """Lets the driver come to rest and returns what it ended with, once readers have it."""
-        (self.folder / "quiesce").write_text(str(self.step + 50))
+        write_json(self.folder / "quiesce.json", self.step + 50)
         self.wait(self.result.exists, "the driver's result")
         assert self.processes.pop("driver").wait(30) == 0
         result = msgspec.json.decode(self.result.read_bytes(), type=Result)

@@ -3,17 +3,20 @@
 Step n changes rows, removes some and sets the marker's row to n + 1, all as a function of n alone: however often it is
 killed, after N steps the table must be byte for byte what an undisturbed run makes.
 
-`main(bootstrap, folder)` writes FOLDER/step after every step; where FOLDER/quiesce exists, it stops at the step that
-the file names, publishes all, and writes FOLDER/result.json.
+`main(bootstrap, folder)` writes FOLDER/step.json after every step; where FOLDER/quiesce.json exists, it stops at the
+step that the file names, publishes all, and writes FOLDER/result.json.
 """
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import numpy as np
+from kafka.errors import KafkaError
 
+from infra.local.state import read_json, write_json
 from online_learning.checkpoint.checkpoint import Checkpoint
 from online_learning.checkpoint.store import CheckpointSettings, CheckpointStore
 from online_learning.state import CheckpointMeta, Counters, TrainerState, dense_arrays, log_position
@@ -29,6 +32,7 @@ from online_learning.updates.position import TABLE, LogPosition
 from online_learning.updates.publisher import Publisher
 from online_learning.watching.progressive import ProgressiveState
 from streams.admin import cut
+from streams.kafka import BrokerAway
 from streams.settings import KafkaSettings
 from streams.topics import EXAMPLES, UPDATES
 
@@ -97,8 +101,7 @@ def main(bootstrap: str, folder: Path) -> None:
     kafka = KafkaSettings(bootstrap=bootstrap)
     publisher = Publisher(kafka)
     publisher.begin_epoch(position, table, {0: n})
-    quiesce = folder / "quiesce"
-    while not quiesce.exists() or n < int(quiesce.read_text() or 1 << 62):
+    while (last := read_json(folder / "quiesce.json", int)) is None or n < last:
         step(table, n, publisher.version)
         n += 1
         publisher.publish_sparse(table, {0: n})
@@ -118,8 +121,10 @@ def main(bootstrap: str, folder: Path) -> None:
                     meta=msgspec.json.encode(meta),
                 )
             )
-            cut(kafka, _behind_oldest(store))
-        (folder / "step").write_text(str(n))
+            # What a dying broker does not delete now goes with the next cut.
+            with suppress(KafkaError, BrokerAway):
+                cut(kafka, _behind_oldest(store))
+        write_json(folder / "step.json", n)
         time.sleep(0.004)
     while table.touched or publisher.busy:
         publisher.publish_sparse(table, {0: n})
@@ -127,7 +132,5 @@ def main(bootstrap: str, folder: Path) -> None:
     publisher.publish_dense(bias(n))
     publisher.flush(30.0)
     result = Result(n, table.digest(), len(table), publisher.epoch, publisher.sequences[TABLE])
-    temporary = folder / "result.new"
-    temporary.write_bytes(msgspec.json.encode(result))
-    temporary.rename(folder / "result.json")
+    write_json(folder / "result.json", result)
     publisher.close()
