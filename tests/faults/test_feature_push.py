@@ -1,11 +1,8 @@
 """A pusher that is killed with -9 under load: every row online in its newest version, and in the history once."""
 
-import os
-import signal
 import time
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from features.online import UserFeatures
@@ -13,6 +10,7 @@ from streams.kafka import producer
 from streams.records import FeatureRow
 from streams.topics import FEATURES
 from tests.emptied import stack_on
+from tests.feature_history import user_history
 from tests.stacks import RunningStack, wait_until
 
 pytestmark = [pytest.mark.servers, pytest.mark.faults]
@@ -20,19 +18,11 @@ pytestmark = [pytest.mark.servers, pytest.mark.faults]
 USERS, ROUNDS, KILLS = 40, 60, 3
 
 
-def _history(repo: str) -> list[tuple[str, int]]:
-    found: list[tuple[str, int]] = []
-    for part in (Path(repo) / "history" / "user_stats").glob("*.parquet"):
-        columns = pq.read_table(part).to_pydict()
-        found += zip(columns["user"], columns["version"], strict=True)
-    return sorted(found)
-
-
-def _kill_at_work(stack: RunningStack) -> None:
-    repo, restarts = stack.settings.features.repo_dir, stack.restarts("features")
-    parts = len(_history(repo))
-    wait_until(lambda: len(_history(repo)) > parts, 120, "it is at work")
-    os.kill(stack.pid("features"), signal.SIGKILL)
+def _kill_at_work(stack: RunningStack, before: int) -> None:
+    """Kills the pusher once the history has more rows than `before` the last were sent."""
+    repo = stack.settings.features.repo_dir
+    wait_until(lambda: len(user_history(repo)) > before, 120, "it is at work")
+    restarts = stack.kill("features")
     wait_until(lambda: stack.restarts("features") > restarts, 60, "it is started again")
 
 
@@ -48,17 +38,19 @@ def test_kill_9_loses_no_row_and_doubles_none(fresh_kafka: RunningStack, tmp_pat
         settings = stack.settings.features
         with producer(settings.kafka) as out:
             for version in range(1, ROUNDS + 1):
+                killed = version % (ROUNDS // (KILLS + 1)) == 0 and version < ROUNDS
+                before = len(user_history(settings.repo_dir)) if killed else 0
                 now_ms = time.time_ns() // 1_000_000
                 for k in range(USERS):
                     values = {"actions_1h": float(version)}
                     row = FeatureRow(1, "user_stats", {"user": f"u{k}"}, values, version, now_ms, now_ms)
                     out.send(FEATURES, row, f"user_stats|u{k}")
                 out.flush(30.0)
-                if version % (ROUNDS // (KILLS + 1)) == 0 and version < ROUNDS:
-                    _kill_at_work(stack)
+                if killed:
+                    _kill_at_work(stack, before)
         expected = sorted((f"u{k}", version) for k in range(USERS) for version in range(1, ROUNDS + 1))
-        wait_until(lambda: len(_history(settings.repo_dir)) >= len(expected), 120, "the history is complete")
-        assert _history(settings.repo_dir) == expected
+        wait_until(lambda: len(user_history(settings.repo_dir)) >= len(expected), 120, "the history is complete")
+        assert user_history(settings.repo_dir) == expected
         reader = UserFeatures(settings)
         rows = [reader.read(f"u{k}") for k in range(USERS)]
         assert [row.stats.version for row in rows if row is not None and row.stats is not None] == [ROUNDS] * USERS

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 from msgspec.structs import replace
 
@@ -14,6 +13,7 @@ from features.settings import FeatureSettings
 from streams.kafka import producer
 from streams.records import FeatureRow
 from streams.topics import FEATURES
+from tests.feature_history import user_history
 from tests.stacks import RunningStack, wait_until
 from tests.threads import in_thread
 
@@ -50,16 +50,6 @@ def row(user: str, version: int) -> FeatureRow:
     return FeatureRow(1, "user_stats", {"user": user}, {"actions_1h": float(version)}, version, now_ms, now_ms)
 
 
-def history(settings: FeatureSettings) -> list[tuple[str, int]]:
-    """(user, version) of every row in the offline history, sorted."""
-    folder = Path(settings.repo_dir) / "history" / "user_stats"
-    found: list[tuple[str, int]] = []
-    for part in folder.glob("*.parquet"):
-        columns = pq.read_table(part).to_pydict()
-        found += zip(columns["user"], columns["version"], strict=True)
-    return sorted(found)
-
-
 def reads(reader: UserFeatures, user: str, version: int | None) -> Callable[[], bool]:
     def read() -> bool:
         found: UserRow | None = reader.read(user)
@@ -80,20 +70,22 @@ def test_rows_reach_the_online_store_and_the_history_once_across_restarts(settin
     send(settings, row("u1", 2))
     with in_thread(push.run, settings):
         wait_until(reads(reader, "u1", 2), 60, "what came in between is online")
-    assert history(settings) == sorted([(f"u{k}", 1) for k in range(50)] + [("u0", 2), ("u0", 3), ("u1", 2)])
+    assert user_history(settings.repo_dir) == sorted(
+        [(f"u{k}", 1) for k in range(50)] + [("u0", 2), ("u0", 3), ("u1", 2)]
+    )
 
 
 def test_a_part_whose_position_was_not_stored_is_written_anew(settings: FeatureSettings) -> None:
     send(settings, *(row(f"u{k}", 1) for k in range(20)))
     with in_thread(push.run, settings):
-        wait_until(lambda: len(history(settings)) == 20, 60, "the history is written")
+        wait_until(lambda: len(user_history(settings.repo_dir)) == 20, 60, "the history is written")
     # As after a kill between a part's rename and the position's.
     positions = Path(settings.repo_dir) / "positions.json"
     positions.write_text('{"0":{"online":3,"history":0},"1":{"online":0,"history":0}}')
     send(settings, row("u0", 2))
     with in_thread(push.run, settings):
-        wait_until(lambda: ("u0", 2) in history(settings), 60, "the history goes on")
-    assert history(settings) == sorted([(f"u{k}", 1) for k in range(20)] + [("u0", 2)])
+        wait_until(lambda: ("u0", 2) in user_history(settings.repo_dir), 60, "the history goes on")
+    assert user_history(settings.repo_dir) == sorted([(f"u{k}", 1) for k in range(20)] + [("u0", 2)])
 
 
 def test_a_tombstone_erases_the_row_online_and_in_the_history_and_what_follows_stays(
@@ -102,14 +94,14 @@ def test_a_tombstone_erases_the_row_online_and_in_the_history_and_what_follows_s
     send(settings, row("u", 1), row("u", 2), row("v", 1))
     reader = UserFeatures(settings)
     with in_thread(push.run, settings):
-        wait_until(lambda: len(history(settings)) == 3, 60, "the history is written")
+        wait_until(lambda: len(user_history(settings.repo_dir)) == 3, 60, "the history is written")
         delete(settings, "user_stats|u")
         wait_until(reads(reader, "u", None), 60, "the row is gone")
-        wait_until(lambda: history(settings) == [("v", 1)], 60, "the history forgets the user")
+        wait_until(lambda: user_history(settings.repo_dir) == [("v", 1)], 60, "the history forgets the user")
         delete(settings, "user_stats|v")
         send(settings, row("v", 1))
         wait_until(reads(reader, "v", 1), 60, "the row is back")
-    assert history(settings) == [("v", 1)]
+    assert user_history(settings.repo_dir) == [("v", 1)]
 
 
 def test_rows_that_fit_no_view_are_counted_and_passed_over(settings: FeatureSettings) -> None:
