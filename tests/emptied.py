@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kafka import KafkaAdminClient
-from kafka.admin import TransactionState
 from kafka.errors import KafkaError
 
 from infra.provision import provision
@@ -14,9 +13,9 @@ from streams.kafka import connection
 from streams.settings import KafkaSettings
 from streams.transactions import transactional_producer
 from tests.stacks import RunningStack, running_stack, wait_until
+from tests.stream_logs import OPEN
 
 _WAIT_S = 60.0
-_OPEN = [TransactionState.ONGOING, TransactionState.PREPARE_ABORT, TransactionState.PREPARE_COMMIT]
 
 
 def emptied(stack: RunningStack) -> RunningStack:
@@ -63,7 +62,7 @@ def stack_on(kafka: RunningStack, folder: Path, *names: str, config: str = "") -
 
 
 def _end_transactions(client: KafkaAdminClient, kafka: KafkaSettings) -> bool:
-    listed = [one for of_broker in client.list_transactions(state_filters=_OPEN).values() for one in of_broker]
+    listed = [one for of_broker in client.list_transactions(state_filters=OPEN).values() for one in of_broker]
     for one in listed:
         # Who takes a killed producer's place aborts what it had begun.
         config = connection(kafka, "freshet-tests") | {"acks": "all", "transactional_id": one.transactional_id}

@@ -2,11 +2,26 @@
 
 import time
 
+from kafka.admin import TransactionState
+
+from streams.admin import admin
 from streams.logs import end_sum, joined_and_expected, read_all, read_list
 from streams.settings import KafkaSettings
 from streams.topics import Topic
+from tests.stacks import wait_until
 
-__all__ = ["end_sum", "joined_and_expected", "read_all", "read_list", "wait_quiet"]
+__all__ = ["OPEN", "end_sum", "joined_and_expected", "read_all", "read_list", "wait_committed", "wait_quiet"]
+
+# Of a transaction that readers do not know the end of.
+OPEN = [TransactionState.ONGOING, TransactionState.PREPARE_ABORT, TransactionState.PREPARE_COMMIT]
+
+
+def wait_committed(settings: KafkaSettings) -> None:
+    """Waits until readers see all that was committed, where nobody begins anew: a commit is answered before they do."""
+    with admin(settings) as client:
+        wait_until(
+            lambda: not any(client.list_transactions(state_filters=OPEN).values()), 60, "no transaction is under way"
+        )
 
 
 def wait_quiet(settings: KafkaSettings, topic: Topic, quiet_s: float, timeout_s: float) -> None:

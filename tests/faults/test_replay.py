@@ -14,6 +14,7 @@ from streams.replay import Replay
 from streams.topics import EVENTS
 from tests.logs import write_log
 from tests.stacks import RunningStack, wait_until
+from tests.stream_logs import wait_committed
 
 pytestmark = [pytest.mark.servers, pytest.mark.faults]
 
@@ -51,5 +52,6 @@ def test_kill_9_in_mid_replay_loses_and_doubles_nothing(fresh_kafka: RunningStac
     process = _start(fresh_kafka, data)
     _, words = process.communicate(timeout=120)
     assert process.returncode == 0, words.decode()
+    wait_committed(fresh_kafka.settings.kafka)
     seen = Counter(event.event_id for event in read_list(fresh_kafka.settings.kafka, EVENTS))
     assert seen == Counter(f"ml-100k-{k}" for k in range(ROWS))

@@ -15,6 +15,7 @@ from streams.settings import KafkaSettings
 from streams.topics import EVENTS, ITEMS, USERS, Topic
 from tests.logs import write_log
 from tests.stacks import RunningStack
+from tests.stream_logs import wait_committed
 
 pytestmark = pytest.mark.servers
 
@@ -33,6 +34,7 @@ def log(tmp_path: Path) -> Dataset:
 
 def read(settings: KafkaSettings, topic: Topic) -> list[tuple[Event, int]]:
     """All committed records of a topic with their Kafka timestamps (ms)."""
+    wait_committed(settings)
     found = raw_records(settings, ends_of(settings, [topic.name]))
     return [(topic.codec.decode(record.value), record.timestamp) for record in found]
 

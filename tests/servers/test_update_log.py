@@ -25,6 +25,7 @@ from streams.settings import KafkaSettings
 from streams.topics import UPDATES
 from tests.emptied import emptied
 from tests.stacks import RunningStack, wait_until
+from tests.stream_logs import wait_committed
 
 pytestmark = pytest.mark.servers
 
@@ -61,6 +62,7 @@ def publish_all(table: Table, publisher: Publisher, learned: dict[int, int]) -> 
 
 
 def frames(settings: KafkaSettings, shard: int, start: LogPosition | None = None) -> list[Frame]:
+    wait_committed(settings)
     tail = LogTail(settings, start or LogPosition(), 30.0)
     return [frame for frame in tail.frames() if frame.shard == shard]
 
