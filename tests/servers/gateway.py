@@ -1,8 +1,8 @@
 """A real gateway process for tests: started on a free port, ended with the test, killed on request."""
 
 import contextlib
+import random
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -14,6 +14,7 @@ import clickhouse_connect
 
 from infra.local import clickhouse
 from infra.local.launch import NotReady
+from infra.local.ports import hold_free
 
 READY_S = 60.0
 
@@ -24,10 +25,13 @@ class GatewayProcess:
     def __init__(self, state: Path, password: str = "") -> None:
         self.state = state
         self.password = password
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        # Held until the first start, and never one that an outgoing connection is given.
+        self._port = hold_free(None, random.Random())
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def port(self) -> int:
+        return self._port.port
 
     @property
     def address(self) -> str:
@@ -37,6 +41,7 @@ class GatewayProcess:
         """Start and wait for the answer to a real query."""
         assert self._process is None
         launch = clickhouse.launch(clickhouse.install(self.state), self.state, port=self.port, password=self.password)
+        self._port.release()
         self._process = subprocess.Popen(launch.argv, env=launch.env, cwd=launch.cwd)
         deadline = time.monotonic() + READY_S
         while True:
