@@ -23,7 +23,7 @@ async def _ended(stack: RunningStack) -> set[str]:
     await (await producer.send(ACTIONS.name, b"sent", partition=0))
     kafka = stack.pid("kafka")
     os.kill(kafka, signal.SIGKILL)
-    await asyncio.to_thread(wait_until, lambda: gone(kafka), 10, "the broker is gone")
+    await asyncio.to_thread(wait_until, lambda: gone(kafka), 60, "the broker is gone")
     # What it is given now it can neither send nor forget.
     sending = await producer.send(ACTIONS.name, b"never", partition=0)
     reading = asyncio.create_task(consumer.getmany(timeout_ms=100))

@@ -103,7 +103,7 @@ def test_down_ends_what_killed_supervisors_left(freshet: Freshet) -> None:
     status = running(freshet.state)
     assert status is not None
     os.kill(status.supervisor.pid, signal.SIGKILL)
-    wait_until(lambda: not alive(status.supervisor), 10, "the supervisor is dead")
+    wait_until(lambda: not alive(status.supervisor), 60, "the supervisor is dead")
     assert not any(gone(pid) for pid in pids.values())
     assert "ended clickhouse, redis" in freshet("down")
     assert all(gone(pid) for pid in pids.values())
@@ -126,7 +126,7 @@ def test_ctrl_c_ends_a_stack_in_the_foreground(freshet: Freshet) -> None:
         pids = freshet.pids()
         assert "already up" in freshet("up", "--foreground", "--only", "redis", code=1)
         foreground.send_signal(signal.SIGINT)
-        assert foreground.wait(30) == 0
+        assert foreground.wait(60) == 0
         assert all(gone(pid) for pid in pids.values())
     finally:
         foreground.kill()
@@ -175,7 +175,7 @@ def test_an_outside_server_is_used_and_not_started(freshet: Freshet, redis: str)
 
 def test_an_outside_server_that_is_away_is_named(freshet: Freshet) -> None:
     (freshet.folder / "freshet.toml").write_text(
-        'state_dir = "run"\n[features]\nredis = "127.0.0.1:1"\n[local]\nstart_timeout_s = 2.0\n'
+        'state_dir = "run"\n[features]\nredis = "127.0.0.1:1"\n[local]\nstart_timeout_s = 10.0\n'
     )
     told = freshet("up", "--only", "redis", code=1)
     assert "redis is starting: 127.0.0.1:1" in told

@@ -18,11 +18,11 @@ def test_logs_are_read_between_two_places_and_no_further(fresh_kafka: RunningSta
     with producer(kafka) as out:
         for n in range(40):
             out.send_bytes(names[n % 2], b"%d" % n, partition=n // 2 % 2)
-        out.flush(10)
+        out.flush(60)
         first = ends_of(kafka, names)
         assert sorted(int(one.value) for one in raw_records(kafka, first)) == list(range(40))
         out.send_bytes(names[0], b"40", partition=0)
-        out.flush(10)
+        out.flush(60)
         # What came since is behind the ends, and what was read before lies before the begins.
         assert len(list(raw_records(kafka, first))) == 40
         (new,) = raw_records(kafka, ends_of(kafka, names), first)
