@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,7 +45,9 @@ class Forked:
     def send_signal(self, number: int) -> None:
         """Sends it a signal, where it still runs."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            # It may end at this very moment.
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """kill -9, and waits until it is gone."""
