@@ -18,6 +18,7 @@ from serving.shared.mirror import Mirror
 from streams import kafka
 from streams.topics import UPDATES
 from tests.stacks import RunningStack, running_stack, wait_until
+from tests.stream_logs import wait_committed
 from tests.threads import in_thread
 from tests.trainers import SLOTS, learning_settings, send_items, send_requests, trainer_in_thread
 from tests.unit.online_learning.checkpoint import bucket
@@ -46,6 +47,7 @@ def train_until_the_log_is_cut(learning: LearningSettings) -> int:
             wait_until(lambda: health.values["learned"] == sent, WAIT_S, "all is learned")
     finally:
         reader.close()
+    wait_committed(learning.kafka)
     return sent
 
 

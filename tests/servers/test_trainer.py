@@ -21,12 +21,12 @@ from online_learning.watching.progressive import merged_errors
 from streams import kafka
 from streams.dead_letters import Reason
 from streams.health import Health
-from streams.records import SCHEMA_VERSION, Example, FrameKind, Label, LabelState, Metric, Validation
+from streams.records import SCHEMA_VERSION, Example, Frame, FrameKind, Label, LabelState, Metric, Validation
 from streams.settings import KafkaSettings, TaskSettings
 from streams.takeover import Superseded
 from streams.topics import DEAD_LETTERS, EXAMPLES, METRICS, UPDATES, USERS
 from tests.stacks import RunningStack, wait_until
-from tests.stream_logs import read_list
+from tests.stream_logs import read_list, wait_committed
 from tests.trainers import (
     SLOTS,
     TASKS,
@@ -50,6 +50,12 @@ def producer(settings: KafkaSettings) -> Iterator[kafka.Producer]:
     with kafka.producer(settings) as one:
         send_items(one)
         yield one
+
+
+def frames_on(settings: KafkaSettings) -> list[Frame]:
+    """The update log of a trainer that has ended."""
+    wait_committed(settings)
+    return read_list(settings, UPDATES)
 
 
 def test_it_learns_publishes_validates_and_keeps(settings: KafkaSettings, producer: kafka.Producer, tmp_path: Path):
@@ -83,7 +89,7 @@ def test_it_learns_publishes_validates_and_keeps(settings: KafkaSettings, produc
     meta = meta_of(checkpoint)
     assert sum(meta.counters.examples.values()) == sent
     new_scorer(learning.model, len(TASKS)).load(dense_parameters(checkpoint))
-    frames = read_list(settings, UPDATES)
+    frames = frames_on(settings)
     learned = max((frame.sequence, frame.learned) for frame in frames if frame.kind is FrameKind.SPARSE)[1]
     assert learned == checkpoint.offsets[EXAMPLES.name]
     assert log_position(checkpoint).of("sparse/0").sequence == max(
@@ -131,7 +137,7 @@ def test_values_are_learned_validated_and_published_and_go_on_after_a_restart(
     checkpoint = CheckpointStore(tmp_path).load_newest()
     assert checkpoint is not None
     assert meta_of(checkpoint).values == ("dwell",)
-    frames = [frame for frame in read_list(settings, UPDATES) if frame.kind is FrameKind.DENSE]
+    frames = [frame for frame in frames_on(settings) if frame.kind is FrameKind.DENSE]
     published = array_of(frames[-1].dense[VALUES])
     assert published.tolist() == dense_parameters(checkpoint)[VALUES].tolist()
     # About e**3.5 seconds, as log1p.
@@ -197,7 +203,7 @@ def test_an_erased_user_is_gone_from_the_update_log_too(
         rows = health.values["rows"]
         producer.send(USERS, None, "u7")
         wait_until(lambda: health.values["rows"] == rows - 1, 60, "the user's row is gone")
-    assert sum(len(frame.tombstones) for frame in read_list(settings, UPDATES)) == 8
+    assert sum(len(frame.tombstones) for frame in frames_on(settings)) == 8
 
 
 def test_an_erasure_is_neither_undone_by_what_is_older_nor_repeated_when_the_user_is_back(
@@ -242,7 +248,7 @@ def test_a_trainer_that_is_stopped_as_it_starts_erases_whom_it_has_read_of(
     checkpoint = CheckpointStore(tmp_path).load_newest()
     assert checkpoint is not None
     assert len(checkpoint.tables["sparse"].arrays["keys"]) == health.values["rows"] - 1
-    assert sum(len(frame.tombstones) for frame in read_list(settings, UPDATES)) == 8
+    assert sum(len(frame.tombstones) for frame in frames_on(settings)) == 8
 
 
 def test_another_models_checkpoint_is_refused_in_words(
