@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 # A fenced owner that is still assigned tries again after this: by then it knows of its own eviction.
 _FENCED_S: Final = 5.0
 
-# After so many, which take 2 ms, the others have a moment: a commit is five turns of the loop, each of which waits for one.
+# After so many, which take 2 ms, the others have a moment: a commit takes five turns of the loop.
 _PIECE_RECORDS: Final = 50
 # A thread for fewer would cost more than it gives.
 _MANY_RECORDS: Final = 1_000
