@@ -161,28 +161,36 @@ def put(entries, numbers, word, hashed, number):  # type: ignore[no-untyped-def]
 
 @kernel
 def split_range(entries, numbers, level, split, begin, end):  # type: ignore[no-untyped-def]
-    """Split segments split + [begin, end) of a level: entries whose next hash bit is set move to new segments."""
-    size = SEGMENT_LINES * LINE_WORDS
-    held, held_numbers = np.empty(size, np.uint64), np.empty(2 * size, np.uint32)
-    for segment in range(split + begin, split + end):
+    """Split segments split + [begin, end) of a level: entries whose next hash bit is set move to new segments.
+
+    Lines are filled by counts: to look for room in a line just written to is to wait until that is through.
+    """
+    size, lines = np.uint64(SEGMENT_LINES * LINE_WORDS), np.uint64(SEGMENT_LINES)
+    held = np.empty(size, np.uint64)
+    held_numbers = held.view(np.uint32)
+    used = np.empty(2 * SEGMENT_LINES, np.uint8)
+    for segment in range(np.uint64(split + begin), np.uint64(split + end)):
         first = segment * size
         for i in range(size):
             held[i] = entries[first + i]
             entries[first + i] = np.uint64(0)
-        for i in range(size):
-            # What of the line is no hash: its numbers.
-            if (i & (LINE_WORDS - 1)) >= PLACES:
-                held_numbers[2 * i] = np.uint32(held[i] & np.uint64(0xFFFFFFFF))
-                held_numbers[2 * i + 1] = np.uint32(held[i] >> np.uint64(32))
-        for line in range(SEGMENT_LINES):
-            for word in range(line * LINE_WORDS, line * LINE_WORDS + PLACES):
-                hashed = held[word]
-                if hashed != np.uint64(0):
-                    upper = np.int64(hashed >> np.uint64(SEGMENT_BITS)) >> level & 1
-                    into = segment + (upper << level)
-                    home = (into << SEGMENT_BITS) | np.int64(hashed & np.uint64(SEGMENT_LINES - 1))
-                    _, place = probe(entries, numbers, hashed, home)
-                    put(entries, numbers, place, hashed, held_numbers[number_place(word)])
+        for i in range(2 * lines):
+            used[i] = 0
+        upper_first = first + (size << np.uint64(level))
+        for word in range(size):
+            hashed = held[word]
+            # What of the line is no hash, and empty places.
+            if (word & np.uint64(LINE_WORDS - 1)) >= np.uint64(PLACES) or hashed == np.uint64(0):
+                continue
+            upper = (hashed >> np.uint64(SEGMENT_BITS) >> np.uint64(level)) & np.uint64(1)
+            half, line = upper * lines, hashed & (lines - np.uint64(1))
+            while used[half + line] == PLACES:
+                line = (line + np.uint64(1)) & (lines - np.uint64(1))
+            place = (upper_first if upper else first) + (line << np.uint64(3)) + np.uint64(used[half + line])
+            used[half + line] += 1
+            entries[place] = hashed
+            from_place, to_place = number_place(np.int64(word)), number_place(np.int64(place))
+            numbers[np.uint64(to_place)] = held_numbers[np.uint64(from_place)]
 
 
 @kernel
