@@ -52,8 +52,11 @@ def write_header(headers, flags, blocks, slot, key, version, now_s, space):  # t
     headers[slot * HEADER_WORDS] = key
     headers[slot * HEADER_WORDS + 1] = version
     headers[slot * HEADER_WORDS + 2] = (now_s << np.uint64(32)) | np.uint64(1 << COUNT_SHIFT) | np.uint64(space)
-    flags[slot] = 0
-    raise_flags(flags, blocks, slot, LIVE | TOUCHED | UNSAVED)
+    # As raise_flags does, of which this slot has none: to read back what was just written is to wait for it.
+    bits, block = np.uint8(LIVE | TOUCHED | UNSAVED), slot // SLOTS_PER_BLOCK
+    flags[slot] = bits
+    if blocks[block] & bits != bits:
+        blocks[block] |= bits
 
 
 def last_seen_s(marks: NDArray[np.uint64]) -> NDArray[np.uint64]:

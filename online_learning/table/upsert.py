@@ -216,23 +216,32 @@ def enter_parts(  # type: ignore[no-untyped-def]
 
 @kernel
 def take_slots(free, counters, slots, created, repeated):  # type: ignore[no-untyped-def]
-    """Step 3: slots for the new keys, in order; created[:n] = places that made a row, repeated[:m] = later sightings
-    of those. Returns (n, m, how many of the keys are absent still)."""
+    """Step 3: slots for the new keys, in order; created[:n] = places that made a row,
+    repeated[:m] = later sightings of those. Returns (n, m, how many of the keys are absent still)."""
     made, again, absent = np.uint64(0), np.uint64(0), 0
+    # take_slot with its counters in registers: all threads wait for this one.
+    freed, unused = counters[FREE], counters[NEXT]
     for i in range(np.uint64(slots.shape[0])):
         slot = slots[i]
         if slot <= -3:
             first = np.uint64(-3 - slot)
-            if first == i:
-                slots[i] = take_slot(free, counters)
-                created[made] = i
-                made += np.uint64(1)
-            else:
+            if first != i:
                 slots[i] = slots[first]
                 repeated[again] = i
                 again += np.uint64(1)
+                continue
+            if freed > 0:
+                freed -= 1
+                slots[i] = free[np.uint64(freed)]
+            else:
+                slots[i] = unused
+                unused += 1
+            created[made] = i
+            made += np.uint64(1)
         elif slot < 0:
             absent += 1
+    counters[FREE], counters[NEXT] = freed, unused
+    counters[ROWS] += np.int64(made)
     return np.int64(made), np.int64(again), absent
 
 
