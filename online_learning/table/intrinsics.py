@@ -25,7 +25,7 @@ def _prefetch(builder: Any, address: Any, locality: int) -> None:
     builder.call(function, [builder.bitcast(address, cgutils.voidptr_t), number(0), number(locality), number(1)])
 
 
-def _element(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
+def element(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
     """The address of a flat array's element."""
     return builder.gep(context.make_array(kind)(context, builder, array).data, [index])
 
@@ -33,7 +33,7 @@ def _element(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> A
 def _prefetcher(locality: int) -> Any:
     def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            _prefetch(builder, _element(context, builder, signature.args[0], *arguments), locality)
+            _prefetch(builder, element(context, builder, signature.args[0], *arguments), locality)
             return context.get_dummy_value()
 
         return types.void(array, types.intp), codegen
@@ -59,7 +59,7 @@ STRAIGHT_LINES = (1, 2, 4)
 """Rows of so many full lines go without a loop: the test that picks the code is always guessed right, a loop costs."""
 
 
-def _by_length(builder: Any, length: Any, lines: Callable[[int], None], general: Callable[[], None]) -> None:
+def by_length(builder: Any, length: Any, lines: Callable[[int], None], general: Callable[[], None]) -> None:
     """Emit `lines(n)` for rows of n full lines if that is one of STRAIGHT_LINES, else what goes for all rows."""
     done, other = builder.append_basic_block("done"), builder.append_basic_block("other")
     switch = builder.switch(length, other)
@@ -80,7 +80,7 @@ def _prefetch_row(typing_context: Any, array: Any, index: Any, length: Any) -> A
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array, index, length = arguments
-        first = _element(context, builder, signature.args[0], array, index)
+        first = element(context, builder, signature.args[0], array, index)
 
         def line(number: Any) -> None:
             step = builder.mul(number, length.type(FLOATS_PER_LINE))
@@ -95,7 +95,7 @@ def _prefetch_row(typing_context: Any, array: Any, index: Any, length: Any) -> A
             with cgutils.for_range(builder, count) as loop:
                 line(loop.index)
 
-        _by_length(builder, length, lines, general)
+        by_length(builder, length, lines, general)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, types.intp), codegen
@@ -109,8 +109,8 @@ def _copy_row(typing_context: Any, target: Any, into: Any, source: Any, start: A
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         target, into, source, start, length = arguments
-        out = _element(context, builder, signature.args[0], target, into)
-        values = _element(context, builder, signature.args[2], source, start)
+        out = element(context, builder, signature.args[0], target, into)
+        values = element(context, builder, signature.args[2], source, start)
         vector = ir.VectorType(ir.FloatType(), FLOATS_PER_LINE).as_pointer()
 
         def line(place: Any) -> None:
@@ -136,7 +136,7 @@ def _copy_row(typing_context: Any, target: Any, into: Any, source: Any, start: A
                     with otherwise, cgutils.for_range(builder, length) as loop:
                         builder.store(builder.load(builder.gep(values, [loop.index])), builder.gep(out, [loop.index]))
 
-        _by_length(builder, length, lines, general)
+        by_length(builder, length, lines, general)
         return context.get_dummy_value()
 
     return types.void(target, types.intp, source, types.intp, types.intp), codegen
@@ -191,17 +191,3 @@ def mix64(value: np.uint64) -> np.uint64:
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return mixed ^ (mixed >> np.uint64(31))
-
-
-@inlined
-def mix32(value: np.uint32, more: np.uint32) -> np.uint32:
-    """32 bits in which every bit of both inputs moves every bit: vector instructions multiply these three times as fast
-    as 64 bits.
-
-    The rounds of Wellons 2018, "Prospecting for hash functions", with the second input added between them.
-    """
-    mixed = np.uint32(value)
-    mixed = np.uint32((mixed ^ (mixed >> np.uint32(16))) * np.uint32(0x7FEB352D))
-    mixed = np.uint32(mixed + more)
-    mixed = np.uint32((mixed ^ (mixed >> np.uint32(15))) * np.uint32(0x846CA68B))
-    return np.uint32(mixed ^ (mixed >> np.uint32(16)))

@@ -5,8 +5,9 @@ from numpy.typing import NDArray
 
 from online_learning.table.compiled import kernel
 from online_learning.table.directory import Directory
+from online_learning.table.draws import uniform_row
 from online_learning.table.index import find_range
-from online_learning.table.intrinsics import copy_row, mix32, mix64, prefetch_row
+from online_learning.table.intrinsics import copy_row, mix64, prefetch_row
 from online_learning.table.memory import reserve
 from online_learning.table.settings import InitializerKind, InitializerSettings
 from online_learning.table.workers import Workers
@@ -115,26 +116,22 @@ def initialise_range(  # type: ignore[no-untyped-def]
     seed,
     slots,
     keys,
+    created,
     begin,
     end,
 ):
-    """Write the first embedding (a function of seed and key alone) and optimizer state of new rows."""
+    """Write the first embedding (a function of seed and key alone) and optimizer state of the new rows
+    created[begin:end], which are places in `slots` and `keys`."""
     # Unsigned, as in gather_pooled_range.
-    size, zeros = np.uint64(dim), np.uint64(zero_columns)
-    # An array, so that all that a column's draw is made of has 32 bits: what a loop counts has 64.
-    steps = np.empty(dim, np.uint32)
-    for column in range(size):
-        steps[column] = np.uint32((column + np.uint64(1)) * np.uint64(0x9E3779B9) & np.uint64(0xFFFFFFFF))
-    for i in range(np.uint64(begin), np.uint64(end)):
-        place = np.uint64(slots[i]) * size
+    size = np.uint64(dim)
+    for j in range(np.uint64(begin), np.uint64(end)):
+        i = np.uint64(created[j])
+        place, zeros = np.uint64(slots[i]) * size, np.uint64(zero_columns)
         stream = mix64(keys[i] ^ seed)
         if kind == UNIFORM:
             low, high = np.uint32(stream & np.uint64(0xFFFFFFFF)), np.uint32(stream >> np.uint64(32))
-            for column in range(size):
-                drawn = mix32(np.uint32(low + steps[column]), high)
-                # 24 bits: every f32 in [-1, 1) of their grid is equally likely.
-                unit = np.float32(np.int32(drawn >> np.uint32(8))) * np.float32(2.0**-23) - np.float32(1)
-                values[place + column] = unit * scale
+            uniform_row(values, place, dim, zero_columns, low, high, scale)
+            zeros = np.uint64(0)
         elif kind == NORMAL:
             for column in range(size):
                 draw = mix64(stream + (column + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
@@ -169,13 +166,17 @@ class Rows:
         seed: int,
         slots: NDArray[np.int64],
         keys: NDArray[np.uint64],
+        created: NDArray[np.int64],
         initial: NDArray[np.float32] | None,
         workers: Workers,
     ) -> None:
-        """Embedding and optimizer state of new rows; `initial` f32 [n, dim] where its rows do not begin with NaN."""
+        """Embedding and optimizer state of the new rows `created` i64 [m], places in slots i64 [n] and keys u64 [n].
+
+        initial f32 [n, dim]: where they start if that does not begin with NaN.
+        """
         workers.run(
             initialise_range,
-            len(slots),
+            len(created),
             self.flat_values,
             self.dim,
             self.flat_state,
@@ -187,9 +188,10 @@ class Rows:
             np.uint64(seed),
             slots,
             keys,
+            created,
         )
         if initial is not None:
-            given = ~np.isnan(initial[:, 0])
+            given = created[~np.isnan(initial[created, 0])]
             self.values[slots[given]] = initial[given]
 
     def gather(self, slots: NDArray[np.int64], out: NDArray[np.float32], workers: Workers) -> None:

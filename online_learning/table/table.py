@@ -176,18 +176,19 @@ class Table:
             more = self._insert_refused(refused, keys, spaces, slots, now_s, version)
             created = np.concatenate([created, more])
         if len(created):
-            new_slots, new_keys = (slots, keys) if len(created) == len(keys) else (slots[created], keys[created])
             self._ahead.fill(self._directory.slots_used, len(created), self._workers)
             self._rows.initialise(
                 self.settings.initializer,
                 self.optimizer.initial_state,
                 self.seed,
-                new_slots,
-                new_keys,
-                None if initial is None else initial[created],
+                slots,
+                keys,
+                created,
+                initial,
                 self._workers,
             )
-            self._tombstones.revive(new_keys)
+            if len(self._tombstones):
+                self._tombstones.revive(keys[created])
             self._ahead.reached(self._directory.slots_used, len(created))
             self._directory.keep_index_ahead(self._ahead)
         return slots

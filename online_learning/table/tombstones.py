@@ -44,8 +44,7 @@ class Tombstones:
 
     def revive(self, keys: Keys) -> None:
         """These keys have rows again."""
-        if len(self.directory):
-            self.directory.drop(keys)
+        self.directory.drop(keys)
 
     def forget(self, before_version: int) -> int:
         """Forget removals before a version that are saved and acknowledged; how many."""
