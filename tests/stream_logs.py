@@ -3,6 +3,7 @@
 import time
 
 from kafka.admin import TransactionState
+from kafka.errors import KafkaError
 
 from streams.admin import admin
 from streams.logs import end_sum, joined_and_expected, read_all, read_list
@@ -19,9 +20,15 @@ OPEN = [TransactionState.ONGOING, TransactionState.PREPARE_ABORT, TransactionSta
 def wait_committed(settings: KafkaSettings) -> None:
     """Waits until readers see all that was committed, where nobody begins anew: a commit is answered before they do."""
     with admin(settings) as client:
-        wait_until(
-            lambda: not any(client.list_transactions(state_filters=OPEN).values()), 60, "no transaction is under way"
-        )
+
+        def committed() -> bool:
+            try:
+                return not any(client.list_transactions(state_filters=OPEN).values())
+            except KafkaError:
+                # A broker that is just coming back.
+                return False
+
+        wait_until(committed, 60, "no transaction is under way")
 
 
 def wait_quiet(settings: KafkaSettings, topic: Topic, quiet_s: float, timeout_s: float) -> None:
