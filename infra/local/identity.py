@@ -20,6 +20,7 @@ class Identity(msgspec.Struct, frozen=True):
 class _Stat(msgspec.Struct, frozen=True):
     state: str
     session: int
+    threads: int
     started_ticks: int
 
 
@@ -30,7 +31,7 @@ def _stat(pid: int) -> _Stat | None:
         return None
     # The command may hold blanks and brackets: the fields are counted from its last bracket on.
     fields = text[text.rindex(")") + 2 :].split()
-    return _Stat(state=fields[0], session=int(fields[3]), started_ticks=int(fields[19]))
+    return _Stat(state=fields[0], session=int(fields[3]), threads=int(fields[17]), started_ticks=int(fields[19]))
 
 
 def boot_id() -> str:
@@ -39,9 +40,12 @@ def boot_id() -> str:
 
 
 def identify(pid: int) -> Identity | None:
-    """The identity of the running process `pid`; None where there is none, or only its zombie."""
+    """The identity of the running process `pid`; None where there is none, or only its zombie.
+
+    One whose first thread has ended before others still runs: it holds its files and ports until the last is gone.
+    """
     stat = _stat(pid)
-    if stat is None or stat.state in "ZX":
+    if stat is None or (stat.state in "ZX" and stat.threads <= 1):
         return None
     return Identity(pid=pid, started_ticks=stat.started_ticks, boot_id=boot_id())
 

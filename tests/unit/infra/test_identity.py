@@ -62,6 +62,24 @@ def test_a_zombie_is_not_alive() -> None:
     process.wait()
 
 
+def test_a_process_whose_first_thread_has_ended_is_alive_until_the_last_has() -> None:
+    # As a killed server with many threads for some milliseconds: its port is not free before.
+    code = (
+        "import ctypes, threading; threading.Thread(target=input).start(); print(flush=True);"
+        "ctypes.CDLL(None).pthread_exit(None)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None and process.stdout is not None
+    process.stdout.readline()
+    stat = Path(f"/proc/{process.pid}/stat")
+    wait_until(lambda: stat.read_text().rsplit(") ", 1)[1].startswith("Z"), 60, "its first thread has ended")
+    assert identify(process.pid) is not None
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert identify(process.pid) is None
+    process.communicate()
+
+
 def test_a_signal_for_a_former_owner_of_the_number_reaches_nobody() -> None:
     process = subprocess.Popen(["/bin/sleep", "60"])
     identity = identify(process.pid)
