@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 import typer
@@ -23,6 +23,8 @@ from streams.simulation.tally import Snapshot, Tally
 if TYPE_CHECKING:
     from serving.probe import FreshnessReport
 
+# A simulated user waits so long for an answer: also on a machine that does much else.
+_PATIENCE_S: Final = 10.0
 Data = Annotated[
     Path,
     typer.Option("--data", envvar="FRESHET_DATA", help="The folder of real data sets."),
@@ -161,7 +163,10 @@ def run_simulation(
 
     if not settings.serving.triton.grpc:
         raise SettingsError("`serving.triton.grpc` is empty: run `freshet up`, or name a Triton")
-    with Recommender(settings.serving.triton.grpc) as client, producer(settings.kafka, client_id="simulate") as sender:
+    with (
+        Recommender(settings.serving.triton.grpc, _PATIENCE_S) as client,
+        producer(settings.kafka, client_id="simulate") as sender,
+    ):
 
         def answer(user: str, n: int, context: dict[str, Any]) -> Answered:
             asked_s = time.monotonic()

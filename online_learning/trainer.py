@@ -118,7 +118,7 @@ class Trainer:
         self.publisher.publish_sparse(self._learners.online.table, self._feed.learned)
         self.publisher.publish_dense(self._learners.online.dense_parameters())
         self.publisher.flush(_STOP_TIMEOUT_S)
-        if self._all_said():
+        if self._all_said(_STOP_TIMEOUT_S):
             self._keeper.save(self._learners, self.publisher, self._feed.positions, wait=True)
         self._report()
 
@@ -182,15 +182,15 @@ class Trainer:
             return
         self._checkpoint_due = now + self._settings.trainer.checkpoint_interval_s
         self._send_validations(everything=True)
-        if self._all_said():
+        if self._all_said(_ARRIVAL_TIMEOUT_S):
             self._keeper.save(self._learners, self.publisher, self._feed.positions)
         self._keeper.cut(self._learners.online.table)
 
-    def _all_said(self) -> bool:
+    def _all_said(self, timeout_s: float) -> bool:
         """Whether windows, alarms and dead letters of what was read have arrived: behind a checkpoint that was kept
         before, nobody would say them again."""
         try:
-            self._producer.flush(_ARRIVAL_TIMEOUT_S)
+            self._producer.flush(timeout_s)
         except kafka.BrokerAway as error:
             logger.warning("no checkpoint for now: %s", error)
             return False

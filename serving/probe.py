@@ -80,7 +80,7 @@ class Probe:
         self._arm = settings.learning.trainer.arm
         self._stop = stop or threading.Event()
         self._run = f"probe-{time.time_ns() // 1_000_000:x}"
-        self._client = Recommender(settings.triton.grpc)
+        self._client = Recommender(settings.triton.grpc, timeout_s)
         self._producer: Producer = producer(settings.kafka, client_id=PROCESS, linger_ms=0)
         self._lineage = _Lineage(consumer(settings.kafka, client_id=PROCESS), self._run)
 

@@ -22,8 +22,8 @@ def settle(arena: Arena, mirror: Mirror) -> Checkpoint:
     checkpoint. Raises Failed."""
     kafka = arena.settings.kafka
     join = arena.settings.streams.join
-    # Windows end by silence: after this much of it nothing more can come from what was read.
-    quiet_s = join.window_s + join.lateness_s + 2 * join.idle_s + 2.0
+    # Windows end by silence: after this much of it nothing more can come from what was read, on a busy machine too.
+    quiet_s = join.window_s + join.lateness_s + 2 * join.idle_s + 5.0
 
     def read_to_the_end() -> bool:
         return not any(lag.records for lag in holdings(kafka, 10.0).lags if lag.group == _STAGES)
