@@ -114,13 +114,13 @@ def test_following_a_log_survives_its_rotation(tmp_path: Path) -> None:
     reader = threading.Thread(target=follow)
     reader.start()
     try:
-        assert reading.wait(5)
+        assert reading.wait(30)
         with path.open("ab", buffering=0) as writer:
             writer.write(b"one\n")
-            wait_until(lambda: b"".join(found) == b"one\n", 5, "the line is followed")
+            wait_until(lambda: b"".join(found) == b"one\n", 30, "the line is followed")
             logs.rotate(path, 1)
             writer.write(b"2\n")
-            wait_until(lambda: b"".join(found) == b"one\n2\n", 5, "the line after the cut is followed")
+            wait_until(lambda: b"".join(found) == b"one\n2\n", 30, "the line after the cut is followed")
     finally:
         going.clear()
         reader.join()

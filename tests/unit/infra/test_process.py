@@ -24,9 +24,9 @@ def test_a_process_that_waits_for_kafka_ends_in_order_when_it_is_told_to(name: s
     with log.open("wb") as output:
         process = subprocess.Popen(argv, stdout=output, stderr=subprocess.STDOUT, cwd=tmp_path)
     try:
-        wait_until(lambda: "starting" in log.read_text(), 60, "it starts")
+        wait_until(lambda: "starting" in log.read_text(), 120, "it starts")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0, log.read_text()
+        assert process.wait(120) == 0, log.read_text()
         assert "Traceback" not in log.read_text()
     finally:
         process.kill()

@@ -96,15 +96,21 @@ class Run:
         assert status is not None
         return next(process for process in status.processes if process.name == name)
 
-    def wait(self, name: str, state: str, restarts: int = 0) -> ProcessStatus:
+    def wait(self, name: str, state: str, restarts: int = 0, after_ms: int = 0) -> ProcessStatus:
+        """The process as it was seen in this state, which began after `after_ms`."""
+        found: ProcessStatus | None = None
+
         def reached() -> bool:
+            nonlocal found
             status = self.state.read_status()
-            return status is not None and any(
-                p.name == name and p.state == state and p.restarts >= restarts for p in status.processes
+            found = next((p for p in status.processes if p.name == name), None) if status is not None else None
+            return found is not None and (
+                found.state == state and found.restarts >= restarts and found.since_ms > after_ms
             )
 
-        wait_until(reached, 20, f"{name} is {state}")
-        return self.process(name)
+        wait_until(reached, 60, f"{name} is {state}")
+        assert found is not None
+        return found
 
     def stop(self) -> None:
         self.supervisor.stop()
@@ -143,9 +149,8 @@ def test_a_process_whose_place_another_took_stays_away_until_somebody_asks_for_i
         assert fenced.reason == "fenced by epoch 2: another has taken over"
         # Long enough for a crash to have been followed by another start.
         run.supervisor.revive()
-        wait_until(lambda: order(tmp_path).count("+a") == 2, 20, "it was started once more, by the word alone")
-        run.wait("a", "fenced")
-        assert run.process("a").restarts == 0
+        wait_until(lambda: order(tmp_path).count("+a") == 2, 60, "it was started once more, by the word alone")
+        assert run.wait("a", "fenced", after_ms=fenced.since_ms).restarts == 0
         (tmp_path / "wanted").touch()
         run.supervisor.revive()
         run.wait("a", "up")
@@ -209,12 +214,12 @@ def test_a_process_that_crashes_again_and_again_waits_longer_and_says_why(tmp_pa
 
 def test_a_process_that_answers_no_more_is_killed_and_started_again(tmp_path: Path) -> None:
     with supervised(tmp_path, server(tmp_path, "a", silent_s=0.5)) as run:
-        pid = run.wait("a", "up").pid
+        first = run.wait("a", "up")
         (tmp_path / "a.deaf").touch()
-        wait_until(lambda: run.process("a").restarts, 20, "the silence is noticed")
+        wait_until(lambda: run.process("a").restarts > first.restarts, 60, "the silence is noticed")
         (tmp_path / "a.deaf").unlink()
-        assert run.wait("a", "up", restarts=1).pid != pid
-        assert pid is not None and gone(pid)
+        assert run.wait("a", "up", restarts=first.restarts + 1).pid != first.pid
+        assert first.pid is not None and gone(first.pid)
 
 
 def test_a_process_that_says_that_it_is_broken_is_started_again_at_once(tmp_path: Path) -> None:

@@ -212,8 +212,7 @@ def test_the_closed_loop_sends_what_users_do_and_knows_the_regret() -> None:
 def test_a_stopped_loop_ends_and_still_sends_what_was_decided() -> None:
     closed = Closed(seconds=600.0)
     stop = threading.Event()
-    threading.Timer(0.5, stop.set).start()
-    snapshot = closed.simulation.run(stop)
+    snapshot = closed.simulation.run(stop, lambda now: stop.set() if now.total.clicks else None)
     clicks = [e for e in closed.of("events") if e.kind == "click" and e.request_id is not None]
     assert 0 < len(clicks) == snapshot.total.clicks
 
