@@ -30,8 +30,8 @@ from streams.join_examples import ExampleMaker
 from streams.join_state import NEVER, Clock, Held, HeldRecord, JoinState, Slot, Waiting, identity, pair
 from streams.labels import LabelRules, negative_kept
 from streams.local_state import LocalState
+from streams.negatives import Closed
 from streams.opened import Opened, opened
-from streams.packed.negatives import Closed
 from streams.records import Action, FeatureRow, Impression
 from streams.settings import StreamsSettings
 from streams.signals import ItemPlaces, SignalLog

@@ -10,8 +10,8 @@ import msgspec
 
 from streams.join_state import Slot, Waiting
 from streams.labels import LabelRules
+from streams.negatives import HEAD, Negatives
 from streams.opened import Opened
-from streams.packed.negatives import HEAD, Negatives
 from streams.records import SCHEMA_VERSION, Action, Example, Label, LabelState
 from streams.topics import EXAMPLES
 

@@ -16,9 +16,8 @@ from streams.intake import Intake, Rejected
 from streams.item_counts import ItemCounts
 from streams.join import Join
 from streams.local_state import LocalState
+from streams.negatives import Closed
 from streams.outbox import Outbox
-from streams.packed.impressions import read_impressions
-from streams.packed.negatives import Closed
 from streams.settings import StreamsSettings
 from streams.signals import SignalColumns, decoded, merged
 from streams.topics import Topic
@@ -151,11 +150,15 @@ class JoinStage:
             self._take_actions(records, now_ms, out)
 
     def _take_impressions(self, records: Sequence[Origin], now_ms: int, out: Outbox) -> None:
-        join, raws = self._join, [record.value or b"" for record in records]
-        for record, raw, impression in zip(records, raws, read_impressions(raws), strict=True):
-            if isinstance(impression, Unreadable):
-                self._refuse(out, record, Reason.UNREADABLE, str(impression), now_ms)
-            elif not join.impression(impression, raw):
+        join, impression_of = self._join, topics.IMPRESSIONS.codec.decode
+        for record in records:
+            try:
+                raw = record.value or b""
+                impression = impression_of(raw)
+            except Unreadable as error:
+                self._refuse(out, record, Reason.UNREADABLE, str(error), now_ms)
+                continue
+            if not join.impression(impression, raw):
                 self._refuse(out, record, Reason.TOO_LATE, "its window and horizon are over", now_ms)
 
     def _take_actions(self, records: Sequence[Origin], now_ms: int, out: Outbox) -> None:

@@ -27,9 +27,8 @@ from streams.columns import columns_of
 from streams.health import Health
 from streams.kafka import Stopped, backoff
 from streams.membership import Membership
+from streams.negatives import Negatives
 from streams.outbox import Outbox, partition_of
-from streams.packed.impressions import read_impressions
-from streams.packed.negatives import Negatives
 from streams.record_batch import record_batches
 from streams.records import SCHEMA_VERSION, Impression, Shown
 from streams.settings import StreamsSettings
@@ -151,9 +150,7 @@ def _warm_up() -> None:
     partition_of(b"key", 1)
     negatives = Negatives(b"\x80", b"")
     shown = [Shown("item", 0, 1.0, 1.0, "", False)]
-    impression = topics.IMPRESSIONS.codec.encode(Impression(SCHEMA_VERSION, "request", 0, "user", shown))
-    read_impressions([impression])
-    negatives.add(impression)
+    negatives.add(topics.IMPRESSIONS.codec.encode(Impression(SCHEMA_VERSION, "request", 0, "user", shown)))
     for columns in (negatives.drain().columns(), columns_of([(b"key", b"value")])):
         for batch in record_batches(columns, 0, pack=False):
             batch.close()

@@ -23,8 +23,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from online_learning.table.atomics import atomic_add, atomic_load, atomic_swap, changes_within, sleep_while, wake
-from online_learning.table.compiled import inlined, kernel
-from streams.kernels import kernels_of
+from online_learning.table.compiled import inlined, kernel, kernels_of
 
 # Words of what caller and helpers share, i64: each that is written by several threads has a cache line for itself.
 STATE, SLEEPING, WAITING, NEXT, FUNCTION, FRAME, ITEMS, LEAST, SHARES, FAILED = 0, 8, 16, 24, 32, 33, 34, 35, 36, 37

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from streams.kernels import kernels_of
+from online_learning.table.compiled import kernels_of
 
 kernel = kernels_of(Path(__file__).parent)
 

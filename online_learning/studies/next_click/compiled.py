@@ -2,6 +2,6 @@
 
 from pathlib import Path
 
-from streams.kernels import kernels_of
+from online_learning.table.compiled import kernels_of
 
 kernel = kernels_of(Path(__file__).parent)

@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from online_learning.table.compiled import kernels_of
 from online_learning.table.sharing import SLEEPING
 from online_learning.table.workers import Workers
-from streams.kernels import kernels_of
 
 DEADLINE_S = 20
 kernel = kernels_of(Path(__file__).parent)

@@ -11,14 +11,16 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 from msgspec import Struct
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
 from streams.columns import Columns
-from streams.packed.compiled import inlined, kernel
-from streams.packed.scan import Bytes, Numbers, end_of, inside, integer, length_of
 from streams.records import SCHEMA_VERSION, Example, ModelVersion
+
+# Arrays u8 and i64 of compiled code, where what is read from them is no Python int.
+Bytes = Any
+Numbers = Any
 
 _encode = msgspec.msgpack.Encoder().encode
 HEAD: Final = b"\xdc" + len(Example.__struct_fields__).to_bytes(2, "big") + _encode(SCHEMA_VERSION)
@@ -85,6 +87,82 @@ class Closed(Struct, frozen=True):
         return Columns(out[:size], sizes[: 2 * count])
 
 
+# Of the bytes 0xc0 to 0xdf, in msgpack: how many bytes of a count follow, how many bytes come before what is counted,
+# and how many values are one of what is counted (0: it is bytes).
+_COUNT_BYTES: Final = np.zeros(32, dtype=np.int64)
+_COUNT_BYTES[[0x04, 0x07, 0x19]] = 1
+_COUNT_BYTES[[0x05, 0x08, 0x1A, 0x1C, 0x1E]] = 2
+_COUNT_BYTES[[0x06, 0x09, 0x1B, 0x1D, 0x1F]] = 4
+_MORE_BYTES: Final = np.zeros(32, dtype=np.int64)
+_MORE_BYTES[0x07:0x19] = [1, 1, 1, 4, 8, 1, 2, 4, 8, 1, 2, 4, 8, 2, 3, 5, 9, 17]
+_VALUES: Final = np.zeros(32, dtype=np.int64)
+_VALUES[0x1C:0x20] = [1, 1, 2, 2]
+
+
+@njit(inline="always")
+def _big_endian(data: Bytes, at: int, size: int) -> int:
+    number = 0
+    for k in range(size):
+        number = (number << 8) | data[at + k]
+    return number
+
+
+@njit(cache=True, nogil=True)
+def _end_of(data: Bytes, at: int) -> int:
+    """Where the value at `at` ends."""
+    left = 1
+    while left > 0:
+        left -= 1
+        first = data[at]
+        at += 1
+        if first < 0x80 or first >= 0xE0:
+            continue
+        if first < 0x90:
+            left += 2 * (first & 0x0F)
+        elif first < 0xA0:
+            left += first & 0x0F
+        elif first < 0xC0:
+            at += first & 0x1F
+        else:
+            kind = first - 0xC0
+            count = _big_endian(data, at, _COUNT_BYTES[kind])
+            at += _COUNT_BYTES[kind] + _MORE_BYTES[kind]
+            if _VALUES[kind]:
+                left += count * _VALUES[kind]
+            else:
+                at += count
+    return at
+
+
+@njit(inline="always")
+def _inside(data: Bytes, at: int) -> int:
+    """Where the bytes of the string, or the values of the array at `at` begin."""
+    first = data[at]
+    return at + 1 if first < 0xC0 else at + 1 + _COUNT_BYTES[first - 0xC0]
+
+
+@njit(inline="always")
+def _length(data: Bytes, at: int) -> int:
+    """The length of the array at `at`."""
+    first = data[at]
+    return first & 0x0F if first < 0xA0 else _big_endian(data, at + 1, _COUNT_BYTES[first - 0xC0])
+
+
+@njit(inline="always")
+def _integer(data: Bytes, at: int) -> Any:
+    """The integer at `at`."""
+    first: Any = np.int64(data[at])
+    if first < 0x80:
+        return first
+    if first >= 0xE0:
+        return first - 0x100
+    bits = 8 << ((first - 0xCC) & 3)
+    number = _big_endian(data, at + 1, bits >> 3)
+    if first >= 0xD0 and bits < 64 and number >> (bits - 1):
+        number -= 1 << bits
+    return number
+
+
 def _copier(typing: Any, data: Any, begin: Any, size: Any, out: Any, at: Any) -> Any:
     def address(context: Any, builder: Any, kind: Any, array: Any, index: Any) -> Any:
         return builder.gep(context.make_array(kind)(context, builder, array).data, [index])
@@ -103,27 +181,27 @@ def _copier(typing: Any, data: Any, begin: Any, size: Any, out: Any, at: Any) ->
 _copy: Any = intrinsic(_copier)
 
 
-@inlined
+@njit(inline="always")
 def _copied(data: Bytes, begin: int, end: int, out: Bytes, at: int) -> int:
     """Copies bytes to `out`; where the next goes."""
     _copy(data, begin, end - begin, out, at)
     return at + end - begin
 
 
-@kernel
+@njit(cache=True, nogil=True)
 def _open(data: Bytes, at: int, fields: Numbers) -> int:
     """Writes down where each field of the impression at `at` begins, and behind them where the last ends; how many
     there are."""
-    count: int = min(length_of(data, at), _FIELDS)
-    at = inside(data, at)
+    count = min(_length(data, at), _FIELDS)
+    at = _inside(data, at)
     for field in range(count):
         fields[field] = at
-        at = end_of(data, at)
+        at = _end_of(data, at)
     fields[count] = at
     return count
 
 
-@kernel
+@njit(cache=True, nogil=True)
 def _most(data: Bytes, impressions: Numbers, constant_bytes: int) -> tuple[int, int]:
     """The most that examples of all items take with their keys, and how many these are."""
     fields = np.empty(_FIELDS + 1, dtype=np.int64)
@@ -132,13 +210,13 @@ def _most(data: Bytes, impressions: Numbers, constant_bytes: int) -> tuple[int, 
         count = _open(data, impressions[n], fields)
         own = _MOST_OWN_BYTES + constant_bytes + fields[count] - fields[_SESSION] + fields[_ITEMS] - fields[_TS]
         own += 2 * (fields[_TS] - fields[_REQUEST]) + fields[_ITEMS] - fields[_USER]
-        length = length_of(data, fields[_ITEMS])
+        length = _length(data, fields[_ITEMS])
         most += length * own + fields[_SESSION] - fields[_ITEMS]
         items += length
     return most, items
 
 
-@inlined
+@njit(inline="always")
 def _write_id(data: Bytes, request: int, end: int, position: int, figures: Bytes, out: Bytes, at: int) -> int:
     """Writes an example's id: the request's, a slash, the position in digits; where the next goes."""
     rest, digits = abs(position), 0
@@ -172,7 +250,7 @@ def _write_id(data: Bytes, request: int, end: int, position: int, figures: Bytes
     return at
 
 
-@kernel
+@njit(cache=True, nogil=True)
 def _write(
     data: Bytes, impressions: Numbers, constants: Numbers, spoken: Numbers, out: Bytes, sizes: Numbers
 ) -> tuple[int, int]:
@@ -182,15 +260,15 @@ def _write(
     at = made = passed = 0
     for n in range(len(impressions) - 1):
         known = _open(data, impressions[n], fields)
-        request, user = inside(data, fields[_REQUEST]), inside(data, fields[_USER])
-        reading = inside(data, fields[_ITEMS])
-        for k in range(length_of(data, fields[_ITEMS])):
-            length = length_of(data, reading)
-            reading = inside(data, reading)
+        request, user = _inside(data, fields[_REQUEST]), _inside(data, fields[_USER])
+        reading = _inside(data, fields[_ITEMS])
+        for k in range(_length(data, fields[_ITEMS])):
+            length = _length(data, reading)
+            reading = _inside(data, reading)
             for field in range(length):
                 if field <= _FEATURES:
                     slot[field] = reading
-                reading = end_of(data, reading)
+                reading = _end_of(data, reading)
                 if field <= _FEATURES:
                     slot[field + 1] = reading
             if passed < len(spoken) and spoken[passed, 0] == n and spoken[passed, 1] == k:
@@ -201,7 +279,7 @@ def _write(
             sizes[2 * made] = at - begun
             begun = at
             at = _copied(data, constants[_HEAD_AT], constants[_HEAD_AT + 1], out, at)
-            at = _write_id(data, request, fields[_TS], integer(data, slot[_POSITION]), figures, out, at)
+            at = _write_id(data, request, fields[_TS], _integer(data, slot[_POSITION]), figures, out, at)
             at = _copied(data, constants[_REVISION_AT], constants[_REVISION_AT + 1], out, at)
             # Time, user, item, labels, request, position, propensity.
             at = _copied(data, fields[_TS], fields[_ITEMS], out, at)
