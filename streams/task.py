@@ -271,16 +271,19 @@ LaidOut = list[tuple[str, int, list[RecordBatch]]]
 
 
 async def _laid_out(out: Outbox, changes: str) -> LaidOut:
-    """The batches of each topic and partition, much at once beside the other tasks; `changes` is the changelog."""
+    """The batches of each topic and partition, in order and once; much at once beside the other tasks. `changes` is the
+    changelog."""
     now_ms = time.time_ns() // 1_000_000
 
     def lay_out() -> LaidOut:
-        laid_out = []
+        laid_out: dict[tuple[str, int], list[RecordBatch]] = {}
         for topic, partition, columns in out.columns():
             most_bytes = _CHANGES_BYTES if topic == changes else MOST_BYTES
-            batches = record_batches(columns, now_ms, pack=topic in _PACKED, most_bytes=most_bytes)
-            laid_out.append((topic, partition, list(batches)))
-        return laid_out
+            batches = list(record_batches(columns, now_ms, pack=topic in _PACKED, most_bytes=most_bytes))
+            # Of a window's end no negative may be kept.
+            if batches:
+                laid_out.setdefault((topic, partition), []).extend(batches)
+        return [(topic, partition, batches) for (topic, partition), batches in laid_out.items()]
 
     if out.count() < _MANY_RECORDS:
         return lay_out()
