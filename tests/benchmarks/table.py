@@ -246,18 +246,11 @@ def grow(table: Table, keys: Keys, start: int, batch: int, per_second: float) ->
 def measure_growth(report: Report, keys: Keys, start: int, batch: int) -> None:
     """The longest that any call takes while a table grows; a lookup waits for at most one of each.
 
-    Once as fast as rows can be made, which is faster than a virtual machine may be given memory by its host; so again
-    where another table has just left its memory to the machine; and once at `PACE`. What was imported is kept from the
-    garbage collector, whose pass over it (0.1 s and more) is not the table's.
+    Once as fast as rows can be made, which is faster than a virtual machine may be given memory by its host, and once
+    at `PACE`. What was imported is kept from the garbage collector, whose pass over it (0.1 s and more) is not the
+    table's.
     """
-    ways = (
-        (PACE, False, f"{PACE:,} new rows a second"),
-        (math.inf, False, "as fast as it can"),
-        (math.inf, True, "as fast as it can, memory that the machine has"),
-    )
-    for pace, had, how in ways:
-        if had:
-            Table(SETTINGS, SEED).prepare(len(keys))
+    for pace, how in ((PACE, f"{PACE:,} new rows a second"), (math.inf, "as fast as it can")):
         table = Table(SETTINGS, SEED)
         fill(table, keys[:start], 50_000)
         gc.collect()
