@@ -13,14 +13,14 @@ _arms = msgspec.msgpack.Decoder(list[Assignment]).decode
 
 
 class OpenedSlot(Struct, array_like=True, frozen=True, gc=False):
-    """`records.Shown`, field by field; what is not copied is cheaper as a value than as bytes."""
+    """`records.Shown`, field by field."""
 
     item: str
     position: int
-    score: float
+    score: Raw
     propensity: Raw
-    source: str
-    explored: bool
+    source: Raw
+    explored: Raw
     features: Raw = _EMPTY_LIST
 
 
