@@ -4,11 +4,11 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
 from aiokafka import TopicPartition
 
-from streams.log_reader import LogReader
+from streams.log_reader import LogReader, LogRecord
 from streams.settings import KafkaSettings
 
 _SILENCE_S: Final = 0.2
@@ -19,7 +19,7 @@ _MAX_RECORDS: Final = 2_000
 # A broker that takes longer than this to say that an input is at its end was away, and producers could not reach it.
 _ANSWER_S: Final = 1.0
 
-Records = dict[str, list[Any]]
+Records = dict[str, list[LogRecord]]
 Upstream = Callable[[str], Awaitable[bool]]
 
 
@@ -29,7 +29,7 @@ class Inputs:
     def __init__(self, settings: KafkaSettings, client_id: str, inputs: list[TopicPartition]) -> None:
         self.inputs = inputs
         self._reader = LogReader(settings, client_id)
-        self._back: dict[TopicPartition, list[Any]] = {}
+        self._back: dict[TopicPartition, list[LogRecord]] = {}
         self._read_s = -math.inf
 
     async def start(self, positions: Mapping[str, int]) -> None:
@@ -71,7 +71,7 @@ class Inputs:
     def _behind(self) -> bool:
         return any(self._reader.behind(tp) for tp in self.inputs)
 
-    def give_back(self, topic: str, records: list[Any]) -> None:
+    def give_back(self, topic: str, records: list[LogRecord]) -> None:
         """Takes back the last records of a topic that `read` gave: the next read begins with them.
 
         Not of every topic: something must be left to wait for.
@@ -83,7 +83,7 @@ class Inputs:
     def position(self, tp: TopicPartition) -> int:
         """The next offset to be handed out; past what only the broker writes (the ends of transactions)."""
         back = self._back.get(tp)
-        return int(back[0].offset) if back else self._reader.position(tp)
+        return back[0].offset if back else self._reader.position(tp)
 
     async def at_end(self, tp: TopicPartition) -> bool:
         """Whether the broker says, now, that there is nothing more to read; raises KafkaError where it is away."""

@@ -30,12 +30,29 @@ _REQUEST_TIMEOUT_MS: Final = 10_000
 _RETRY_S: Final = 0.1
 
 
+class LogRecord(Struct, frozen=True, gc=False):
+    """A record of a log, and where it stands there."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+
+
+class _Records(PartitionRecords):  # type: ignore[misc]
+    """The records of one answer, without what nobody asks of them: it halves the time a record takes."""
+
+    def _consumer_record(self, tp: TopicPartition, record: Any) -> LogRecord:
+        return LogRecord(tp.topic, tp.partition, record.offset, record.key, record.value)
+
+
 class _Reading(Struct):
     """Where one partition is read: `position` is the next offset to be handed out, `records` what is in hand, `end`
     the first offset that was not committed when that was asked for."""
 
     position: int
-    records: PartitionRecords | None = None
+    records: _Records | None = None
     end: int = 0
 
 
@@ -96,10 +113,10 @@ class LogReader:
         for node in [node for node, pending in self._pending.items() if pending.done()]:
             self._pending.pop(node).result()
 
-    def take(self, tp: TopicPartition, most: int) -> list[Any]:
+    def take(self, tp: TopicPartition, most: int) -> list[LogRecord]:
         """The records in hand, at most so many, in the order of the log."""
         reading = self._readings[tp]
-        taken: list[Any] = []
+        taken: list[LogRecord] = []
         if reading.records is None:
             return taken
         for record in reading.records:
@@ -169,4 +186,4 @@ class LogReader:
         reading.end = end
         records = MemoryRecords(data)
         if records.has_next():
-            reading.records = PartitionRecords(tp, records, aborted, reading.position, None, None, True, READ_COMMITTED)
+            reading.records = _Records(tp, records, aborted, reading.position, None, None, True, READ_COMMITTED)

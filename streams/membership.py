@@ -40,6 +40,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
         self._instance = instance
         self._session_timeout_ms = int(session_timeout_s * 1_000)
         self._tasks: dict[_Key, tuple[Task, asyncio.Task[None]]] = {}
+        self._turn = asyncio.Lock()
         self._noted: dict[TopicPartition, int] = {}
         self._committed: dict[TopicPartition, int] = {}
         self._consumer: AIOKafkaConsumer | None = None
@@ -159,7 +160,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
         wanted = {(_DECIDING[tp.topic], tp.partition) for tp in assigned if tp.topic in _DECIDING}
         await self._keep(wanted)
         for stage, partition in sorted(wanted - self._tasks.keys()):
-            task = Task(stage, partition, self._settings, self._task, self._note, self._upstream_done)
+            task = Task(stage, partition, self._settings, self._task, self._note, self._upstream_done, self._turn)
             self._tasks[stage, partition] = (task, asyncio.create_task(task.run(), name=task.name))
         self.assigned = True
         log.info("owns %s", ", ".join(task.name for task, _ in self._tasks.values()) or "nothing")

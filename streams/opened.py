@@ -13,14 +13,14 @@ _arms = msgspec.msgpack.Decoder(list[Assignment]).decode
 
 
 class OpenedSlot(Struct, array_like=True, frozen=True, gc=False):
-    """`records.Shown`, field by field."""
+    """`records.Shown`, field by field; what is not copied is cheaper as a value than as bytes."""
 
     item: str
     position: int
-    score: Raw
+    score: float
     propensity: Raw
-    source: Raw
-    explored: Raw
+    source: str
+    explored: bool
     features: Raw = _EMPTY_LIST
 
 

@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 
 from streams.columns import Columns
 
-# What a batch may hold before compression: no topic is declared with less than a little over it.
+# What a batch may take on the wire: no topic is declared with less than a little over it.
 MOST_BYTES: Final = 2**20
+# What one may hold before compression: each is a request, and the next of its partition waits for the answer.
+_MOST_UNPACKED_BYTES: Final = 8 * 2**20
 # The most that a record takes beside its key and value.
 _FRAME_BYTES: Final = 5 + 1 + 1 + 5 + 5 + 5 + 1
 # Less than this is not worth the readers' unpacking.
@@ -66,8 +68,8 @@ class RecordBatch:
         return b"".join((head, rest, self._records))
 
 
-def record_batches(columns: Columns, at_ms: int, *, pack: bool) -> Iterator[RecordBatch]:
-    """Records of one partition as batches of at most 1 MiB, or of one record where that is larger.
+def record_batches(columns: Columns, at_ms: int, *, pack: bool, most_bytes: int = MOST_BYTES) -> Iterator[RecordBatch]:
+    """Records of one partition as batches of at most `most_bytes` (100 or more), or of one record where that is larger.
 
     `at_ms` is the records' time; `pack` compresses what is large enough.
     """
@@ -75,15 +77,20 @@ def record_batches(columns: Columns, at_ms: int, *, pack: bool) -> Iterator[Reco
     # Where the data of each record ends, and how large they are at most, both summed up.
     ends = np.cumsum(np.maximum(sizes, 0).reshape(-1, 2).sum(axis=1))
     bounds = ends + _FRAME_BYTES * np.arange(1, len(ends) + 1)
-    first = 0
+    most_bytes -= _HEAD.size + _REST.size
+    first, room = 0, _MOST_UNPACKED_BYTES if pack else most_bytes
     while first < len(ends):
         begin, below = (int(ends[first - 1]), int(bounds[first - 1])) if first else (0, 0)
-        last = max(int(np.searchsorted(bounds, below + MOST_BYTES, side="right")), first + 1)
+        last = max(int(np.searchsorted(bounds, below + room, side="right")), first + 1)
         framed = np.empty(int(bounds[last - 1]) - below, dtype=np.uint8)
         size = _frame(data[begin : int(ends[last - 1])], sizes[2 * first : 2 * last], framed)
         packed = pack and size >= _WORTH_PACKING_BYTES
         # Kafka takes no blocks that depend on each other.
         records: bytes = lz4.frame.compress(framed[:size], block_linked=False) if packed else framed[:size].tobytes()
+        if len(records) > most_bytes and room > most_bytes:
+            # Of what does not get smaller, less at a time.
+            room = most_bytes
+            continue
         yield RecordBatch(records, last - first, at_ms, packed=packed)
         first = last
 

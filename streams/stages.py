@@ -19,7 +19,7 @@ from streams.local_state import LocalState
 from streams.negatives import Closed
 from streams.outbox import Outbox
 from streams.settings import StreamsSettings
-from streams.signals import decoded, merged
+from streams.signals import SignalColumns, decoded, merged
 from streams.topics import Topic
 
 # Where so many are in hand, a backlog is read.
@@ -40,14 +40,23 @@ class StageName(enum.StrEnum):
 class Stage(Protocol):
     """What the transactional loop of one partition runs, on the state that it left on disk."""
 
+    inputs: tuple[Topic, ...]
+
     def early(self, batch: Batch) -> dict[str, int]:
         """How many of the last records of each topic would better be handled with a later batch."""
 
-    def process(self, batch: Batch, idle: Idle, now_ms: int, out: Outbox) -> Changes:
-        """Handles the records by topic, each in the order of its log; puts what follows into `out`.
+    def take(self, topic: str, records: Sequence[Origin], now_ms: int, out: Outbox) -> None:
+        """Takes records of an input, in the order of its log; puts what follows at once into `out`.
 
-        `idle` says per input for how long it has been idle beyond its grace (ms; None: it is not). Returns the state's
-        changes, to be written to disk once they are committed; nothing, where nothing but time went by.
+        Of a batch the inputs come in the order of `inputs`.
+        """
+
+    def conclude(self, idle: Idle, now_ms: int, out: Outbox, *, moved: bool) -> Changes:
+        """Puts into `out` what the batch that was taken came to, and returns the state's changes, to be written to disk
+        once they are committed; nothing, where nothing but time went by.
+
+        `idle` says per input for how long it has been idle beyond its grace (ms; None: it is not); `moved`, whether
+        anything was taken.
         """
 
     def settle(self) -> None:
@@ -87,8 +96,8 @@ class IntakeStage:
     def early(self, batch: Batch) -> dict[str, int]:
         return {}
 
-    def process(self, batch: Batch, idle: Idle, now_ms: int, out: Outbox) -> Changes:
-        for record in batch.get(topics.EVENTS.name, ()):
+    def take(self, topic: str, records: Sequence[Origin], now_ms: int, out: Outbox) -> None:
+        for record in records:
             self._events += 1
             try:
                 origin = f"{record.topic}-{record.partition}-{record.offset}"
@@ -98,6 +107,8 @@ class IntakeStage:
                 _bury(out, record, rejected.reason, rejected.detail, now_ms)
             else:
                 out.bytes(topics.ACTIONS.name, accepted.data, accepted.action.user.encode())
+
+    def conclude(self, idle: Idle, now_ms: int, out: Outbox, *, moved: bool) -> Changes:
         return {}
 
     def counts(self) -> dict[str, int]:
@@ -107,6 +118,7 @@ class IntakeStage:
 class JoinStage:
     """`impressions`, `actions` -> `examples`, `signals`, `features` (users), `dead-letters`."""
 
+    # Impressions first: what is there need not be waited for.
     inputs: tuple[Topic, ...] = (topics.IMPRESSIONS, topics.ACTIONS)
 
     def __init__(self, settings: StreamsSettings, partition: int, disk: LocalState) -> None:
@@ -131,10 +143,15 @@ class JoinStage:
             return {}
         return {topics.ACTIONS.name: ahead}
 
-    def process(self, batch: Batch, idle: Idle, now_ms: int, out: Outbox) -> Changes:
-        join, impression_of, action_of = self._join, topics.IMPRESSIONS.codec.decode, topics.ACTIONS.codec.decode
-        # Impressions first: what is there need not be waited for.
-        for record in batch.get(topics.IMPRESSIONS.name, ()):
+    def take(self, topic: str, records: Sequence[Origin], now_ms: int, out: Outbox) -> None:
+        if topic == topics.IMPRESSIONS.name:
+            self._take_impressions(records, now_ms, out)
+        else:
+            self._take_actions(records, now_ms, out)
+
+    def _take_impressions(self, records: Sequence[Origin], now_ms: int, out: Outbox) -> None:
+        join, impression_of = self._join, topics.IMPRESSIONS.codec.decode
+        for record in records:
             try:
                 raw = record.value or b""
                 impression = impression_of(raw)
@@ -143,13 +160,19 @@ class JoinStage:
                 continue
             if not join.impression(impression, raw):
                 self._refuse(out, record, Reason.TOO_LATE, "its window and horizon are over", now_ms)
-        for record in batch.get(topics.ACTIONS.name, ()):
+
+    def _take_actions(self, records: Sequence[Origin], now_ms: int, out: Outbox) -> None:
+        join, action_of = self._join, topics.ACTIONS.codec.decode
+        for record in records:
             try:
                 join.action(action_of(record.value or b""))
             except Unreadable as error:
                 self._refuse(out, record, Reason.UNREADABLE, str(error), now_ms)
+
+    def conclude(self, idle: Idle, now_ms: int, out: Outbox, *, moved: bool) -> Changes:
+        join = self._join
         join.advance(idle.get(topics.IMPRESSIONS.name), idle.get(topics.ACTIONS.name))
-        joined = join.drain(now_ms, moved=bool(batch))
+        joined = join.drain(now_ms, moved=moved)
         # Same key, partitioner and count as the inputs: the partition is known.
         if joined.closed:
             out.put_first(topics.EXAMPLES.name, self._partition, partial(self._negatives, joined.closed))
@@ -182,6 +205,7 @@ class ItemCountsStage:
     def __init__(self, settings: StreamsSettings, partition: int, disk: LocalState) -> None:
         self._items = ItemCounts(disk, settings.state.memory_bytes // 2)
         self._signals = 0
+        self._taken: list[SignalColumns] = []
 
     def settle(self) -> None:
         self._items.settle()
@@ -189,14 +213,15 @@ class ItemCountsStage:
     def early(self, batch: Batch) -> dict[str, int]:
         return {}
 
-    def process(self, batch: Batch, idle: Idle, now_ms: int, out: Outbox) -> Changes:
-        found = []
-        for record in batch.get(topics.SIGNALS.name, ()):
+    def take(self, topic: str, records: Sequence[Origin], now_ms: int, out: Outbox) -> None:
+        for record in records:
             try:
-                found.append(decoded(topics.SIGNALS.codec.decode(record.value or b"")))
+                self._taken.append(decoded(topics.SIGNALS.codec.decode(record.value or b"")))
             except (Unreadable, ValueError) as error:
                 _bury(out, record, Reason.UNREADABLE, str(error), now_ms)
-        signals = merged(found)
+
+    def conclude(self, idle: Idle, now_ms: int, out: Outbox, *, moved: bool) -> Changes:
+        signals, self._taken = merged(self._taken), []
         self._signals += len(signals.item)
         for (item, arm), stats in self._items.add(signals).items():
             row = stats.row(item, arm, now_ms)

@@ -28,13 +28,13 @@ from streams.cancellation import answered, asked_to_end
 from streams.changelog import META, Meta, Restored, StateUnreadable, reader, restore
 from streams.closing import end_consumer, end_producer
 from streams.failpoints import hit
-from streams.inputs import Idleness, Inputs, Upstream
+from streams.inputs import Idleness, Inputs, Records, Upstream
 from streams.kafka import MAX_REQUEST_BYTES, backoff
 from streams.local_state import LocalState, LocalStateError, Position
 from streams.outbox import Outbox
-from streams.record_batch import RecordBatch, record_batches
+from streams.record_batch import MOST_BYTES, RecordBatch, record_batches
 from streams.settings import StreamsSettings
-from streams.stages import STAGES, Changes, Stage, StageName
+from streams.stages import STAGES, Changes, Idle, Stage, StageName
 from streams.topics import EXAMPLES, FEATURES, changelog
 
 log = logging.getLogger(__name__)
@@ -42,11 +42,16 @@ log = logging.getLogger(__name__)
 # A fenced owner that is still assigned tries again after this: by then it knows of its own eviction.
 _FENCED_S: Final = 5.0
 
+# After so many, which take 2 ms, the others have a moment: a commit takes five turns of the loop.
+_PIECE_RECORDS: Final = 50
 # A thread for fewer would cost more than it gives.
 _MANY_RECORDS: Final = 1_000
 # What the worker itself does not read again: aiokafka has no lz4 of its own. Examples of one answer repeat each other,
 # and a seventh of the bytes costs the less to send, the larger part of all that goes out.
 _PACKED: Final = frozenset({EXAMPLES.name, FEATURES.name})
+
+# The changelogs are declared with `MAX_REQUEST_BYTES`, and fewer requests take less time.
+_CHANGES_BYTES: Final = MAX_REQUEST_BYTES // 4
 
 # A broker that says nothing for so long is asked anew, from the start: the client would wait for ever. Longer than a
 # broker takes to come back, or every outage would have everybody start over.
@@ -71,7 +76,11 @@ class TaskSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Task:
-    """Owns one partition of one stage while `run` runs."""
+    """Owns one partition of one stage while `run` runs.
+
+    `turn` is held by one of a worker's tasks at a time while it handles many records: those whose batch goes to the
+    broker meanwhile get on with it. Without it they would go in step, and all wait for the broker at once.
+    """
 
     def __init__(
         self,
@@ -81,6 +90,7 @@ class Task:
         task: TaskSettings,
         noted: Callable[[dict[TopicPartition, int]], None],
         upstream_done: Upstream,
+        turn: asyncio.Lock,
     ) -> None:
         self._settings = settings
         self._task = task
@@ -90,6 +100,7 @@ class Task:
         self._changelog = TopicPartition(changelog(name), partition)
         self._noted = noted
         self._upstream_done = upstream_done
+        self._turn = turn
         self.name = f"{name}-{partition}"
         self.stage: Stage | None = None
         self.restored = asyncio.Event()
@@ -183,9 +194,12 @@ class Task:
                 batch[topic] = batch[topic][: len(batch[topic]) - count]
             out = Outbox(self._task.partitions)
             now_ms = time.time_ns() // 1_000_000
-            began_s = time.monotonic()
-            changes = stage.process(batch, idle, now_ms, out)
-            apart_s = _apart_s(self._stage_name, time.monotonic() - began_s)
+            if sum(map(len, batch.values())) > _PIECE_RECORDS:
+                async with self._turn:
+                    changes, took_s = await _handled(stage, batch, idle, now_ms, out)
+            else:
+                changes, took_s = await _handled(stage, batch, idle, now_ms, out)
+            apart_s = _apart_s(self._stage_name, took_s)
             for topic, records in batch.items():
                 if records:
                     meta.positions[topic] = records[-1].offset + 1
@@ -206,37 +220,70 @@ class Task:
     async def _commit(self, producer: AIOKafkaProducer, out: Outbox, changes: Changes) -> int | None:
         """One transaction; the offset of its last record on the changelog, where the broker told it."""
         out.extend(self._changelog.topic, self._partition, list(changes.items()))
-        laid_out = await _laid_out(out)
+        laid_out = await _laid_out(out, self._changelog.topic)
         await producer.begin_transaction()
         hit("worker.transaction-begun")
-        sent: list[Any] = []
-        for topic, partition, batches in laid_out:
-            sent += [await producer.send_batch(batch, topic, partition=partition) for batch in batches]
-            hit("worker.topic-sent")
         # All of them, also after a failure: one that nobody awaited would be reported as lost.
-        results = await asyncio.gather(*sent, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        results = await asyncio.gather(*(_sent(producer, *place) for place in laid_out), return_exceptions=True)
+        firsts = _sound(results)
         hit("worker.batch-sent")
         await producer.commit_transaction()
         hit("worker.batch-committed")
-        first: int = sent[-1].result().offset
+        first = firsts[-1]
         return first + laid_out[-1][2][-1].record_count() - 1 if first >= 0 else None
+
+
+async def _handled(stage: Stage, batch: Records, idle: Idle, now_ms: int, out: Outbox) -> tuple[Changes, float]:
+    """What a stage makes of a batch, and the seconds that it took; others have a moment now and then."""
+    took_s = 0.0
+    for topic in stage.inputs:
+        records = batch.get(topic.name, [])
+        for first in range(0, len(records), _PIECE_RECORDS):
+            began_s = time.monotonic()
+            stage.take(topic.name, records[first : first + _PIECE_RECORDS], now_ms, out)
+            took_s += time.monotonic() - began_s
+            if first + _PIECE_RECORDS < len(records):
+                await asyncio.sleep(0)
+    began_s = time.monotonic()
+    changes = stage.conclude(idle, now_ms, out, moved=bool(batch))
+    return changes, took_s + time.monotonic() - began_s
+
+
+async def _sent(producer: AIOKafkaProducer, topic: str, partition: int, batches: list[RecordBatch]) -> int:
+    """Sends what goes to one partition; the offset of the last batch, -1 where the broker did not tell it.
+
+    Partitions that are sent to at once share the requests.
+    """
+    sent = [await producer.send_batch(batch, topic, partition=partition) for batch in batches]
+    hit("worker.topic-sent")
+    return int(_sound(await asyncio.gather(*sent, return_exceptions=True))[-1].offset)
+
+
+def _sound(results: list[Any]) -> list[Any]:
+    """The results; raises the first of them that is an error."""
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
 
 
 LaidOut = list[tuple[str, int, list[RecordBatch]]]
 
 
-async def _laid_out(out: Outbox) -> LaidOut:
-    """The batches of each topic and partition; much at once beside the other tasks."""
+async def _laid_out(out: Outbox, changes: str) -> LaidOut:
+    """The batches of each topic and partition, in order and once; much at once beside the other tasks. `changes` is the
+    changelog."""
     now_ms = time.time_ns() // 1_000_000
 
     def lay_out() -> LaidOut:
-        return [
-            (topic, partition, list(record_batches(columns, now_ms, pack=topic in _PACKED)))
-            for topic, partition, columns in out.columns()
-        ]
+        laid_out: dict[tuple[str, int], list[RecordBatch]] = {}
+        for topic, partition, columns in out.columns():
+            most_bytes = _CHANGES_BYTES if topic == changes else MOST_BYTES
+            batches = list(record_batches(columns, now_ms, pack=topic in _PACKED, most_bytes=most_bytes))
+            # Of a window's end no negative may be kept.
+            if batches:
+                laid_out.setdefault((topic, partition), []).extend(batches)
+        return [(topic, partition, batches) for (topic, partition), batches in laid_out.items()]
 
     if out.count() < _MANY_RECORDS:
         return lay_out()

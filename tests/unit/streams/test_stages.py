@@ -47,7 +47,9 @@ def test_actions_that_are_ahead_of_the_impressions_are_left_for_later(tmp_path: 
     assert stage.early(batch) == {topics.ACTIONS.name: 100}
     assert stage.early({topics.IMPRESSIONS.name: shown[:5], topics.ACTIONS.name: acted[:9]}) == {}
     assert stage.early({topics.ACTIONS.name: acted * 2}) == {}
-    in_step = {topics.IMPRESSIONS.name: shown, topics.ACTIONS.name: acted[:300]}
-    stage.process(in_step, {}, T0, Outbox({topic.name: 1 for topic in topics.CATALOGUE}))
+    out = Outbox({topic.name: 1 for topic in topics.CATALOGUE})
+    stage.take(topics.IMPRESSIONS.name, shown, T0, out)
+    stage.take(topics.ACTIONS.name, acted[:300], T0, out)
+    stage.conclude({}, T0, out, moved=True)
     assert (stage.counts()["joined"], stage.counts()["waiting"]) == (300, 0)
     disk.close()
