@@ -38,6 +38,7 @@ _HANDED_DOWN = {
     "learning.kafka": "kafka",
     "serving.kafka": "kafka",
     "learning.tasks": "streams.tasks",
+    "learning.join": "streams.join",
     "serving.features": "features",
     "serving.learning": "learning",
 }
@@ -203,7 +204,7 @@ def _handed_down(settings: Settings) -> Settings:
     kafka = settings.kafka
     streams = replace(settings.streams, kafka=kafka)
     features = replace(settings.features, kafka=kafka)
-    learning = replace(settings.learning, kafka=kafka, tasks=streams.tasks)
+    learning = replace(settings.learning, kafka=kafka, tasks=streams.tasks, join=streams.join)
     serving = replace(settings.serving, kafka=kafka, features=features, learning=learning)
     return replace(settings, streams=streams, features=features, learning=learning, serving=serving)
 

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from typing import Any, Final
 
 from online_learning.catalogue import Catalogue
@@ -75,13 +76,13 @@ class Feed:
         batch = list(self.examples.poll(timeout_ms, self._settings.trainer.max_batch))
         if not batch:
             return None
-        examples = [example for _, example in batch]
+        examples = self.living([example for _, example in batch])
         if self._learners.unseen(examples):
             self._catch_up(examples, sorted({record.partition for record, _ in batch}))
         counts = self._learners.counters.examples
         for record, _ in batch:
             counts[record.partition] = counts.get(record.partition, 0) + 1
-        return self.living(examples)
+        return examples
 
     def living(self, examples: list[Example]) -> list[Example]:
         """Without those of users erased since: what is read again (a restart, a backfill) must not undo an erasure."""
@@ -95,7 +96,10 @@ class Feed:
             reader.close()
 
     def _see_impressions(self, timeout_ms: float) -> None:
-        self._learners.see([seen for _, seen in self._impressions.poll(timeout_ms, _IMPRESSIONS)])
+        found = (seen for _, seen in self._impressions.poll(timeout_ms, _IMPRESSIONS))
+        # Of what is shown is learned: rows of a user that is erased since must not come back.
+        living = [seen for seen in found if seen.ts > self._erased_at.get(seen.user, -1)]
+        self._learners.see(living, time.time_ns() // 1_000_000)
 
     def _catch_up(self, examples: list[Example], partitions: list[int]) -> None:
         """Reads impressions until these examples' are predicted, at most up to their present end, so that a request is

@@ -1,6 +1,10 @@
 """Which labels of an example are learned now, and how much each weighs.
 
 - A label is learned when it is first observed; a later revision that repeats it adds nothing.
+- What is shown counts as a negative at once, before any example of it is there (`Learners.see`): clicks come within
+  seconds and the join's negatives a window later, and a model that is told only what was clicked learns that everything
+  is. The join's negative then has nothing to add, and a click makes good what was a fake negative. Both are validated:
+  no label was known when they were predicted.
 - Negatives of silence are kept at rate r by the join, so one that came weighs 1/r: the sum over negatives is unbiased
   (Horvitz and Thompson 1952). That is the one correction: nothing is added to the logit as well. A 0 that an action
   said (a low rating) was not sampled, and weighs 1.
@@ -31,18 +35,15 @@ MAX_WEIGHT: Final = 20.0
 
 class Targets(NamedTuple):
     """labels f32 [B, T], NaN where there is nothing to learn; weights f32 [B, T]; `corrects` bool [B, T]: a 0 or 1
-    whose opposite was learned before; `revised` f32 [B, T]: the value that was learned before, NaN where none was."""
+    whose opposite was learned before; `revised` f32 [B, T]: the value that was learned before, NaN where none was;
+    `fresh` f32 [B, T]: what no example has said before, to be learned or learned already as a fake negative, else NaN.
+    """
 
     labels: NDArray[np.float32]
     weights: NDArray[np.float32]
     corrects: NDArray[np.bool_]
     revised: NDArray[np.float32]
-
-    @property
-    def again(self) -> NDArray[np.bool_]:
-        """Which labels replace one that was learned, [B, T]."""
-        again: NDArray[np.bool_] = self.corrects | ~np.isnan(self.revised)
-        return again
+    fresh: NDArray[np.float32]
 
 
 def is_learned(arms: Sequence[Assignment], *, organic: bool, arm: str) -> bool:
@@ -51,11 +52,16 @@ def is_learned(arms: Sequence[Assignment], *, organic: bool, arm: str) -> bool:
 
 
 def targets(
-    examples: Sequence[Example], known: Sequence[Remembered | None], tasks: Sequence[str], values: Collection[int] = ()
+    examples: Sequence[Example],
+    known: Sequence[Remembered | None],
+    tasks: Sequence[str],
+    values: Collection[int] = (),
+    shown: Collection[int] = (),
 ) -> Targets:
     """What to learn from each example, given what is remembered of it (None: forgotten, or never predicted).
 
-    `values`: the columns of the value tasks, whose labels are the values.
+    `values`: the columns of the value tasks, whose labels are the values. `shown`: those of the tasks whose negatives
+    are the items shown, which fake negatives are of.
 
     Notes in what is remembered that these labels are learned, so that two revisions in one batch do not count twice.
     """
@@ -63,6 +69,7 @@ def targets(
     weights = np.ones_like(labels)
     corrects = np.zeros(labels.shape, dtype=bool)
     revised = np.full_like(labels, np.nan)
+    fresh = np.full_like(labels, np.nan)
     for row, (example, memory) in enumerate(zip(examples, known, strict=True)):
         for t, task in enumerate(tasks):
             label = example.labels.get(task)
@@ -75,7 +82,10 @@ def targets(
                 if memory is not None:
                     memory.labels[t] = label.value
                 labels[row, t] = label.value
-                revised[row, t] = np.nan if before is None else before
+                if before is None:
+                    fresh[row, t] = label.value
+                else:
+                    revised[row, t] = before
                 continue
             value = 1.0 if label.value >= 0.5 else 0.0
             if memory is not None:
@@ -88,12 +98,16 @@ def targets(
                 continue
             if memory is not None:
                 memory.labels[t] = value
-            labels[row, t] = value
-            corrects[row, t] = before is not None
+            fake = before is None and memory is not None and memory.fake and t in shown
+            if before is None:
+                fresh[row, t] = value
+            if not fake or value == 1.0:
+                labels[row, t] = value
+            corrects[row, t] = before is not None or (fake and value == 1.0)
             if value == 0.0 and example.cause is None and not example.organic:
                 # The window's end made it, and no action.
                 weights[row, t] = min(1.0 / max(example.negative_rate, 1e-6), MAX_WEIGHT)
-    return Targets(labels, weights, corrects, revised)
+    return Targets(labels, weights, corrects, revised, fresh)
 
 
 def _value_before(example: Example, memory: Remembered | None, t: int, value: float) -> float | None:
@@ -104,12 +118,16 @@ def _value_before(example: Example, memory: Remembered | None, t: int, value: fl
     return None if example.revision == 0 else value
 
 
-def negative_rates(examples: Sequence[Example], shown_is_negative: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """The rate r at which what a positive corrects was sampled, f32 [B, T]; `shown_is_negative` bool [T].
+def negative_rates(
+    examples: Sequence[Example], shown_is_negative: NDArray[np.bool_], fresh: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """The rate r at which what a positive corrects was sampled, f32 [B, T]; `shown_is_negative` bool [T], `fresh` as in
+    `Targets`.
 
-    It is the join's where the window's end had made the negative, and 1 where an action had said 0.
+    It is the join's where being shown or the window's end had made the negative, and 1 where an action had said 0.
     """
-    sampled = np.array([one.negative_emitted for one in examples])[:, None] & shown_is_negative
+    emitted = np.array([one.negative_emitted for one in examples])[:, None]
+    sampled = (emitted | ~np.isnan(fresh)) & shown_is_negative
     rates = np.array([one.negative_rate for one in examples], dtype=np.float32)[:, None]
     return np.where(sampled, rates, np.float32(1.0)).astype(np.float32)
 

@@ -1,10 +1,12 @@
 """The online model and its baselines side by side: all predict before any learns.
 
-An impression of ours is predicted whole when it is first seen. An example is scored by that prediction, or, where there
-was no impression, by one made now; then it is learned. Nothing here does I/O or knows the wall clock.
+An impression of ours is predicted whole when it is first seen; then its items are learned as negatives, until somebody
+clicks (`labels`). An example is scored by that prediction, or, where there was no impression, by one made now; then it
+is learned. Nothing here does I/O or knows the wall clock.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from online_learning.baselines import baselines
 from online_learning.batches import Batch, Batcher
 from online_learning.catalogue import Catalogue
-from online_learning.labels import correction_weights, is_learned, negative_rates, targets
+from online_learning.labels import MAX_WEIGHT, Targets, correction_weights, is_learned, negative_rates, targets
 from online_learning.learner import OnlineLearner
 from online_learning.models.fields import FieldEncoder
 from online_learning.models.scorers.two_tower import tower_keys
@@ -24,7 +26,15 @@ from online_learning.state import Counters, TrainerState
 from online_learning.watching.calibration import Calibration
 from online_learning.watching.drift import Drift
 from online_learning.watching.progressive import Progressive
+from streams.labels import negative_kept
 from streams.records import Example, Impression
+
+
+class _Shown(NamedTuple):
+    """Items shown that are to be learned as negatives, and what is remembered of each row."""
+
+    batch: Batch
+    entries: list[Remembered]
 
 
 class Learners:
@@ -33,8 +43,11 @@ class Learners:
     def __init__(self, settings: LearningSettings, catalogue: Catalogue) -> None:
         self.tasks = tuple(task.name for task in settings.tasks)
         self.online = OnlineLearner(settings)
-        self._arm = settings.trainer.arm
+        self._arm, self._join, self._fakes = settings.trainer.arm, settings.join, settings.trainer.fake_negatives
+        self._max_batch = settings.trainer.max_batch
         self._shown_is_negative = np.array([task.shown_is_negative for task in settings.tasks])
+        self._shown_tasks = tuple(np.flatnonzero(self._shown_is_negative).tolist())
+        self._shown: list[_Shown] = []
         self.value_tasks = tuple(task.name for task in settings.tasks if task.is_value)
         self._values = value_columns(settings.tasks)
         self._binary = np.array([not task.is_value for task in settings.tasks])
@@ -51,17 +64,37 @@ class Learners:
         self.clock_ms = 0
         self.refused_at_ms = 0
 
-    def see(self, impressions: Sequence[Impression]) -> None:
-        """Predicts all items of impressions that are learned from, and remembers it."""
+    def see(self, impressions: Sequence[Impression], now_ms: int) -> None:
+        """Predicts all items of impressions that are learned from, and remembers it; `now_ms` is the wall clock.
+
+        They are learned as negatives by the next call of `learn`.
+        """
         self.counters.impressions += len(impressions)
         ours = [seen for seen in impressions if seen.items and is_learned(seen.arms, organic=False, arm=self._arm)]
         if not ours:
             return
-        said = self._predict(self._batcher.of_impressions(ours))
-        names = [f"{seen.request_id}/{shown.position}" for seen in ours for shown in seen.items]
-        for name, predictions in zip(names, said, strict=True):
-            if name not in self.predictions:
-                self.predictions.put(name, predictions)
+        batch = self._batcher.of_impressions(ours)
+        said = self._predict(batch)
+        entries, rows, row = [], [], -1
+        for seen in ours:
+            fakes = self._is_open(seen, now_ms)
+            for shown in seen.items:
+                row += 1
+                name = f"{seen.request_id}/{shown.position}"
+                if name in self.predictions:
+                    continue
+                fake = fakes and negative_kept(name, self._join.negative_rate)
+                entry = self.predictions.put(name, said[row], seen.ts, fake=fake)
+                if fake:
+                    entries.append(entry)
+                    rows.append(row)
+        if rows:
+            self._shown.append(_Shown(batch if len(rows) == batch.rows else batch.take(np.array(rows)), entries))
+
+    @property
+    def waiting(self) -> bool:
+        """Whether `learn` has something to learn, also without examples."""
+        return bool(self._shown)
 
     def unseen(self, examples: Sequence[Example]) -> bool:
         """Whether an example is of an impression that should have been predicted and was not."""
@@ -72,7 +105,9 @@ class Learners:
         )
 
     def learn(self, examples: Sequence[Example], now_ms: int, version: int) -> None:
-        """Scores what was predicted, then learns; `version` stamps the rows, `now_ms` the alarms.
+        """Learns what was shown since the last call; scores what was predicted of the examples, then learns them.
+
+        `version` stamps the rows, `now_ms` the alarms.
 
         Rows are last seen, and expire, by the newest event time read so far: an outage longer than their time to live,
         or a wall clock that jumps, forgets nothing. An event from after `now_ms` counts as one of now: somebody's fast
@@ -80,47 +115,31 @@ class Learners:
         """
         newest = max((one.ts for one in examples), default=0)
         self.clock_ms = max(self.clock_ms, min(newest, now_ms))
+        self._learn_shown(version)
         ours = [one for one in examples if is_learned(one.arms, organic=one.organic, arm=self._arm)]
         if not ours:
             return
         batch = self._batcher.of_examples(ours)
         known, said = self._first_sight(ours, batch)
-        found = targets(ours, known, self.tasks, self._values)
-        # What was learned as a negative has been validated as one; a late positive does not validate again, nor does a
-        # value that is said anew. And organic positives of a task whose negatives are the items shown have no negatives
-        # to be told from.
+        found = targets(ours, known, self.tasks, self._values, self._shown_tasks)
+        # What the window's end made a negative has been validated as one; a late positive does not validate again, nor
+        # does a value that is said anew. And organic positives of a task whose negatives are the items shown have no
+        # negatives to be told from.
         alone = np.array([one.organic for one in ours])[:, None] & self._shown_is_negative
-        unfit = found.again | alone | np.isnan(said).any(axis=1) | np.isnan(found.weights)
-        fresh = np.where(unfit, np.nan, found.labels).astype(np.float32)
+        unfit = alone | np.isnan(said).any(axis=1) | np.isnan(found.weights)
+        fresh = np.where(unfit, np.nan, found.fresh).astype(np.float32)
         self.progressive.add(said, fresh, [one.ts for one in ours], [one.scene for one in ours], found.weights)
         self.drift.add(said, fresh, now_ms, [one.scene for one in ours])
         self.calibration.add(said, fresh, found.weights)
+        told = np.where(np.isnan(found.labels), found.fresh, found.labels)
         rows = np.flatnonzero(~np.isnan(found.labels).all(axis=1))
-        if not len(rows):
-            return
-        if len(rows) < batch.rows:
-            batch = batch.take(rows)
-        if found.corrects.any():
-            rates = negative_rates(ours, self._shown_is_negative)
-            p = np.zeros(found.labels.shape, dtype=np.float32)
-            p[rows] = self.online.predict(batch)
-            correction_weights(found, p, rates)
-        labels, weights, again = found.labels[rows], found.weights[rows], found.again[rows]
-        revised = found.revised[rows]
-        taught = [ours[row] for row in rows.tolist()]
-        sound = self._learn(taught, batch, labels, weights, revised, version)
-        if not sound.all():
-            self.counters.refused += int((~sound).sum())
-            self.refused_at_ms = now_ms
-            if not sound.any():
-                return
-            batch, labels, weights = batch.take(np.flatnonzero(sound)), labels[sound], weights[sound]
-            again, revised = again[sound], revised[sound]
-        # They cannot take back a value, so they keep the first.
-        kept = np.where(np.isnan(revised), labels, np.nan)
-        for other in self._baselines:
-            other.learn(batch, kept, weights)
-        self._count(labels, again)
+        if len(rows):
+            sound = self._learn_found(ours, batch, found, rows, version)
+            if not sound.all():
+                self.counters.refused += int((~sound).sum())
+                self.refused_at_ms = now_ms
+                told[rows[~sound]] = np.nan
+        self._count(told, ~np.isnan(told) & np.isnan(found.fresh))
 
     def evict(self, version: int) -> int:
         """Removes rows by the policy; how many, a limited number at a time. They become tombstones."""
@@ -161,6 +180,57 @@ class Learners:
         self.counters = counters
 
     # --- inner -----------------------------------------------------------------------------------------------------
+
+    def _is_open(self, seen: Impression, now_ms: int) -> bool:
+        """Whether the items of an impression may be learned as negatives now: its window has not ended by the examples'
+        clock, so that these are still to come, and it will be remembered for as long."""
+        window_ms = 1e3 * self._join.window_s
+        if not self._fakes or seen.ts <= (self.clock_ms or now_ms) - window_ms:
+            return False
+        return self.predictions.reaches_back(int(seen.ts - 2 * window_ms))
+
+    def _learn_shown(self, version: int) -> None:
+        """Learns the items shown as negatives of the tasks that have them so."""
+        shown, self._shown = self._shown, []
+        for batch, entries in shown:
+            for first in range(0, batch.rows, self._max_batch):
+                rows = np.arange(first, min(first + self._max_batch, batch.rows))
+                some = batch.take(rows)
+                labels = np.where(self._shown_is_negative, np.zeros((len(rows), 1)), np.nan).astype(np.float32)
+                weights = np.full_like(labels, min(1.0 / self._join.negative_rate, MAX_WEIGHT))
+                sound = self.online.learn(some, labels, weights, self.clock_ms, version)
+                for row in rows[~sound].tolist():
+                    entries[row].fake = False
+                self.counters.fake_negatives += int(sound.sum())
+                self._teach_others(some, labels, weights, sound)
+
+    def _learn_found(
+        self, examples: Sequence[Example], batch: Batch, found: Targets, rows: NDArray[np.int64], version: int
+    ) -> NDArray[np.bool_]:
+        """Learns the labels of these rows of the examples' batch; which rows were learned."""
+        if len(rows) < batch.rows:
+            batch = batch.take(rows)
+        if found.corrects.any():
+            rates = negative_rates(examples, self._shown_is_negative, found.fresh)
+            p = np.zeros(found.labels.shape, dtype=np.float32)
+            p[rows] = self.online.predict(batch)
+            correction_weights(found, p, rates)
+        labels, weights, revised = found.labels[rows], found.weights[rows], found.revised[rows]
+        sound = self._learn([examples[row] for row in rows.tolist()], batch, labels, weights, revised, version)
+        # The others cannot take back a value, so they keep the first.
+        self._teach_others(batch, np.where(np.isnan(revised), labels, np.nan), weights, sound)
+        return sound
+
+    def _teach_others(
+        self, batch: Batch, labels: NDArray[np.float32], weights: NDArray[np.float32], sound: NDArray[np.bool_]
+    ) -> None:
+        """Lets the baselines learn what the online model could, labels and weights f32 [B, T]."""
+        if not sound.any():
+            return
+        if not sound.all():
+            batch, labels, weights = batch.take(np.flatnonzero(sound)), labels[sound], weights[sound]
+        for other in self._baselines:
+            other.learn(batch, labels, weights)
 
     def _learn(
         self,
@@ -217,7 +287,7 @@ class Learners:
             if not one.organic:
                 self.counters.late_predictions += 1
                 if one.example_id not in self.predictions:
-                    self.predictions.put(one.example_id, said[row])
+                    self.predictions.put(one.example_id, said[row], one.ts)
         for row, one in enumerate(examples):
             if known[row] is None and not one.organic:
                 known[row] = self.predictions.get(one.example_id)
@@ -227,8 +297,9 @@ class Learners:
         return known, said
 
     def _count(self, labels: NDArray[np.float32], again: NDArray[np.bool_]) -> None:
+        """Counts labels f32 [B, T] that examples said (NaN: none), and those that replace another one."""
         counters = self.counters
-        counters.learned += len(labels)
+        counters.learned += int((~np.isnan(labels)).any(axis=1).sum())
         counters.corrections += int(again.sum())
         for task, count in zip(self.tasks, (~np.isnan(labels)).sum(axis=0).tolist(), strict=True):
             counters.labels[task] = counters.labels.get(task, 0) + count

@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 
 class Remembered(msgspec.Struct, array_like=True):
     """`probabilities`: predictions f32 [L, T] as bytes, of value tasks in their units. `labels`: per task the label
-    that was learned, None until one was.
+    that an example said and was learned, None until one was. `fake`: it was learned as a negative when it was shown.
 
-    `number` counts the examples in the order in which they were first seen.
+    `number` counts the examples in the order in which they were first seen; `ts`: ms, when it was shown.
     """
 
     number: int
     probabilities: bytes
     labels: list[float | None]
+    ts: int = 0
+    fake: bool = False
 
 
 class Predictions:
@@ -43,11 +45,18 @@ class Predictions:
         """How many examples were predicted after the newest one that an example has asked for."""
         return self._next - self._newest_matched
 
-    def put(self, example_id: str, probabilities: NDArray[np.float32]) -> Remembered:
-        """Remembers predictions f32 [L, T] of an example that is not known yet."""
+    def reaches_back(self, to_ms: int) -> bool:
+        """Whether what is shown now will be remembered for as long as what was shown at `to_ms` is: that still is, or
+        half of the memory is free."""
+        if 2 * len(self._known) < self._capacity:
+            return True
+        return next(iter(self._known.values())).ts <= to_ms
+
+    def put(self, example_id: str, probabilities: NDArray[np.float32], ts: int, *, fake: bool = False) -> Remembered:
+        """Remembers predictions f32 [L, T] of an example that is not known yet, shown at `ts` (ms)."""
         while len(self._known) >= self._capacity:
             del self._known[next(iter(self._known))]
-        entry = Remembered(self._next, probabilities.tobytes(), [None] * self._shape[1])
+        entry = Remembered(self._next, probabilities.tobytes(), [None] * self._shape[1], ts, fake)
         self._known[example_id] = entry
         self._next += 1
         return entry

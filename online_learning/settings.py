@@ -14,7 +14,7 @@ from online_learning.table.settings import (
     OptimizerKind,
     TableSettings,
 )
-from streams.settings import Count, KafkaSettings, Positive, TaskSettings
+from streams.settings import Count, JoinSettings, KafkaSettings, Positive, TaskSettings
 
 ModelName = Literal["deepfm", "logistic_regression", "dcn_v2"]
 RetrievalName = Literal["ranking", "two_tower"]
@@ -169,8 +169,9 @@ class TrainerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     `arm`: whose traffic it learns from besides organic actions ("" learns from all). `publish_interval_ms`: the longest
     time that a learned change waits for its frame. `remembered_examples`: examples whose predictions at first sight and
-    learned labels are kept in memory, for labels and revisions that come later. `examples_kept_s`: examples younger
-    than this stay on their topic even where no checkpoint needs them, because others read them too.
+    learned labels are kept in memory, for labels and revisions that come later. `fake_negatives`: whether an item is
+    learned as a negative as soon as it is shown, which a click makes good, or when its window ends. `examples_kept_s`:
+    examples younger than this stay on their topic even where no checkpoint needs them, because others read them too.
     """
 
     arm: str = "online"
@@ -183,6 +184,7 @@ class TrainerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     checkpoint_dir: str = ""
     validation_window: Count = 500
     remembered_examples: Count = 100_000
+    fake_negatives: bool = True
     examples_kept_s: Positive = 3600.0
     row_encoding: Literal["f32", "f16"] = "f32"
     seed: int = 0
@@ -239,7 +241,7 @@ class RowSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class LearningSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of the model, its tables and the trainer.
+    """Settings of the model, its tables and the trainer. `kafka`, `tasks` and `join` are those of `streams`.
 
     `sparse_optimizer`: how rows move. `sparse_initial_accumulator`: where Adagrad's sums of squares start; refused
     beside another optimizer where it is set. Above 0, a row's first steps grow with their gradients; at 0 the first
@@ -248,6 +250,7 @@ class LearningSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     kafka: KafkaSettings = KafkaSettings()
     tasks: tuple[TaskSettings, ...] = ()
+    join: JoinSettings = JoinSettings()
     model: ModelSettings = ModelSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
     negatives: NegativesSettings = NegativesSettings()

@@ -29,7 +29,8 @@ class Counters(msgspec.Struct):
 
     `examples`: examples read per partition, whether learned or not; `labels`: labels learned per task;
     `refused`: examples that were not learned because their gradients were not finite; `erased`: because their user had
-    been erased since; `sampled`: negatives drawn for organic positives.
+    been erased since; `sampled`: negatives drawn for organic positives; `fake_negatives`: items that were learned as
+    negatives when they were shown.
     """
 
     examples: dict[int, int] = {}
@@ -41,6 +42,7 @@ class Counters(msgspec.Struct):
     refused: int = 0
     erased: int = 0
     sampled: int = 0
+    fake_negatives: int = 0
 
 
 class Backfilled(msgspec.Struct, frozen=True):

@@ -101,12 +101,13 @@ class Trainer:
             self._see_ahead()
         examples = self._feed.next(0.0 if self._learned_something else self._settings.trainer.poll_interval_ms)
         self._learned_something = examples is not None
-        if examples is not None:
-            self._learners.learn(examples, _now_ms(), self.publisher.version)
+        changed = examples is not None or self._learners.waiting
+        if changed:
+            self._learners.learn(examples or [], _now_ms(), self.publisher.version)
             self._dense_changed = True
             hit("trainer.learned")
         self._evict()
-        self._publish()
+        self._publish(at_once=not changed)
         self._keep()
 
     def finish(self) -> None:
@@ -154,9 +155,9 @@ class Trainer:
 
     # --- publishing and keeping ------------------------------------------------------------------------------------
 
-    def _publish(self) -> None:
+    def _publish(self, *, at_once: bool) -> None:
         now = time.monotonic()
-        if now >= self._sparse_due or not self._learned_something:
+        if now >= self._sparse_due or at_once:
             sent = self.publisher.publish_sparse(self._learners.online.table, self._feed.learned)
             if sent:
                 self._sparse_due = now + self._settings.trainer.publish_interval_ms / 1e3
@@ -224,6 +225,7 @@ class Trainer:
             learned=counters.learned,
             corrections=counters.corrections,
             impressions=counters.impressions,
+            fake_negatives=counters.fake_negatives,
             late_predictions=counters.late_predictions,
             unreadable=self._feed.unreadable,
             lag=self._feed.examples.lag(),

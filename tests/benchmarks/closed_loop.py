@@ -16,7 +16,13 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from online_learning.settings import LearningSettings, ModelSettings, NegativesSettings, RetrievalSettings
+from online_learning.settings import (
+    LearningSettings,
+    ModelSettings,
+    NegativesSettings,
+    RetrievalSettings,
+    TrainerSettings,
+)
 from online_learning.studies.intervals import t_interval
 from streams.settings import TaskSettings
 from tests.benchmarks.closed_world import RATE, SLOTS, Loop
@@ -30,6 +36,7 @@ VARIANTS: Mapping[str, LearningSettings] = {
     "rate-0.02": LearningSettings(tasks=TASKS, sparse_learning_rate=0.02),
     "rate-0.1": LearningSettings(tasks=TASKS, sparse_learning_rate=0.1),
     "rate-0.2": LearningSettings(tasks=TASKS, sparse_learning_rate=0.2),
+    "no-fake-negatives": LearningSettings(tasks=TASKS, trainer=TrainerSettings(fake_negatives=False)),
     "no-negatives": LearningSettings(tasks=TASKS, negatives=NegativesSettings(per_positive=0)),
     "negatives-1": LearningSettings(tasks=TASKS, negatives=NegativesSettings(per_positive=1)),
     "negatives-16": LearningSettings(tasks=TASKS, negatives=NegativesSettings(per_positive=16)),
@@ -75,6 +82,7 @@ def main() -> None:
             "requests": requests,
             "requests a second": RATE,
             "slots": SLOTS,
+            "window s": DEFAULTS.join.window_s,
             "organic acts a second": organic,
             "candidates of a source": retrieve,
         },

@@ -1,8 +1,9 @@
 """A simulated world whose users ask, without servers: half are answered by the online model, half by popularity.
 
-Each arm learns from its own traffic; clicks come after half a second, negatives when the window ends, and both are
-learned in small batches by the learners of the trainer. Meanwhile users act by themselves, and those acts count for
-both. Where a task of that name is learned, users also tell their `dwell`, half a second after the click.
+Each arm learns from its own traffic; what is shown is seen at once, clicks come after half a second, negatives when the
+window ends, and all are learned in small batches by the learners of the trainer. Meanwhile users act by themselves, and
+those acts count for both. Where a task of that name is learned, users also tell their `dwell`, half a second after the
+click.
 """
 
 import heapq
@@ -21,14 +22,24 @@ from online_learning.models.fields import Bags, FieldEncoder, Side
 from online_learning.settings import LearningSettings
 from online_learning.table.version import pack_version
 from streams.aggregates import ItemStats, UserStats
-from streams.records import SCHEMA_VERSION, Action, Assignment, Example, Label, LabelState, UsedFeatures
+from streams.records import (
+    SCHEMA_VERSION,
+    Action,
+    Assignment,
+    Example,
+    Impression,
+    Label,
+    LabelState,
+    Shown,
+    UsedFeatures,
+)
 from streams.simulation.behaviour import choose_user, respond, wander
 from streams.simulation.catalogue import Catalogue as Names
 from streams.simulation.truth import STAY_SPREAD, Truth
 from streams.simulation.world import World
 from tests.benchmarks.finder import Finder
 
-SLOTS, WINDOW_MS, CLICK_MS, STEP_MS, EXPLORE, POOL = 10, 5_000, 500, 20, 0.05, 50
+SLOTS, CLICK_MS, STEP_MS, EXPLORE, POOL = 10, 500, 20, 0.05, 50
 RATE = 30.0
 ARMS = ("online", "popularity")
 
@@ -51,6 +62,7 @@ class Loop:
     def __init__(self, seed: int, settings: LearningSettings, organic: float, retrieve: int = 0) -> None:
         self.world, self.organic, self.retrieve = World(seed), organic, retrieve
         self.settings, self.dwell = settings, any(task.name == "dwell" for task in settings.tasks)
+        self.window_ms = int(1e3 * settings.join.window_s)
         self.names = Names(seed=seed, scene="world")
         self.catalogue = Catalogue()
         for user in self.names.users(self.world, 0):
@@ -126,6 +138,8 @@ class Loop:
         acts = respond(truth, user, shown, self.acts, self.dwell)
         clicks = {act.position for act in acts if act.kind == "click"}
         stayed = {act.position: act.value for act in acts if act.kind == "dwell"}
+        arms = [Assignment("closed-loop", arm, "user", name, 1, "")]
+        self.see(number, now, name, [items[k] for k in chosen], arms, used, stats[chosen])
         mine.add_impressions(SLOTS, now)
         for position, k in enumerate(chosen):
             clicked = position in clicks
@@ -143,16 +157,34 @@ class Loop:
                 request_id=f"r{number}",
                 position=position,
                 scene="world",
-                arms=[Assignment("closed-loop", arm, "user", name, 1, "")],
+                arms=arms,
                 user_features=used,
                 item_features=stats[k].tolist(),
             )
-            self.keep(now + (CLICK_MS if clicked else WINDOW_MS), example)
+            self.keep(now + (CLICK_MS if clicked else self.window_ms), example)
             if (seconds := stayed.get(position)) is not None:
                 self.keep(now + 2 * CLICK_MS, told(example, seconds, revision=1))
                 if arm == "online":
                     self.stay(truth, user, shown[position], seconds, now)
         return shown
+
+    def see(
+        self,
+        number: int,
+        now: int,
+        user: str,
+        items: list[str],
+        arms: list[Assignment],
+        used: UsedFeatures | None,
+        stats: NDArray[np.float64],
+    ) -> None:
+        """Lets the learners know what is shown."""
+        shown = [
+            Shown(item, position, 0.0, 1.0, "", False, vector.tolist())
+            for position, (item, vector) in enumerate(zip(items, stats, strict=True))
+        ]
+        seen = Impression(SCHEMA_VERSION, f"r{number}", now, user, shown, scene="world", arms=arms, user_features=used)
+        self.learners.see([seen], now)
 
     def user_bags(self, name: str, mine: UserStats) -> Bags:
         attributes = self.catalogue.user_attributes(name)
@@ -237,7 +269,7 @@ class Loop:
         due: list[Example] = []
         while self.later and self.later[0][0] <= now:
             due.append(heapq.heappop(self.later)[2])
-        for start in range(0, len(due), self.settings.trainer.max_batch):
+        for start in range(0, max(len(due), 1), self.settings.trainer.max_batch):
             self.steps += 1
             chunk = due[start : start + self.settings.trainer.max_batch]
             self.learners.learn(chunk, now, pack_version(1, self.steps))

@@ -23,7 +23,7 @@ from online_learning.studies.intervals import t_interval
 from online_learning.watching.progressive import merged_errors
 from online_learning.watching.value_errors import ValueErrors, running_means
 from streams.settings import Target, TaskSettings
-from tests.benchmarks.closed_world import RATE, SLOTS, WINDOW_MS, Loop
+from tests.benchmarks.closed_world import RATE, SLOTS, Loop
 from tests.benchmarks.report import Report, parse
 
 TASKS = (TaskSettings(name="click", shown_is_negative=True), TaskSettings(name="dwell", target=Target.VALUE))
@@ -38,12 +38,13 @@ def measure(seed: int, requests: int) -> dict[str, float]:
     loop = Loop(seed, SETTINGS, ORGANIC)
     loop.run(requests)
     end_ms = int(requests / RATE * 1_000)
-    loop.learn(end_ms + WINDOW_MS)
+    last_ms = end_ms + loop.window_ms
+    loop.learn(last_ms)
     progressive = loop.learners.progressive
     windows = [w for w in progressive.take_closed(0, 1) + progressive.take_open(0, 1) if w.task == "dwell"]
     ts, seconds, expected, favourite, quality = np.array(loop.stays, dtype=np.float64).T
     means = running_means(seconds, ValueErrors())
-    edges = [end_ms * k // len(PARTS) for k in range(len(PARTS))] + [end_ms + WINDOW_MS]
+    edges = [end_ms * k // len(PARTS) for k in range(len(PARTS))] + [last_ms]
     spans = dict(zip(PARTS, pairwise(edges), strict=True)) | {"whole": (0, edges[-1])}
     out = {"stays": float(len(seconds))}
     for part, (begin, end) in spans.items():

@@ -90,7 +90,7 @@ def main() -> int:
 
     def run(first: int, last: int) -> None:
         for start in range(first, last, batch):
-            learners.see(seen[start // SLOTS : (start + batch) // SLOTS])
+            learners.see(seen[start // SLOTS : (start + batch) // SLOTS], start)
             learners.learn(examples[start : start + batch], start, 1)
 
     run(0, warm)

@@ -23,8 +23,8 @@ def example(click: float | None = None, rating: float | None = None, **more: obj
     return Example(**{**known, "labels": labels, **more})
 
 
-def memory() -> Remembered:
-    return Remembered(0, b"", [None, None])
+def memory(*, fake: bool = False) -> Remembered:
+    return Remembered(0, b"", [None, None], fake=fake)
 
 
 def test_a_label_is_learned_once_however_often_it_is_told():
@@ -68,8 +68,33 @@ def test_a_zero_that_an_action_said_stands_for_itself(organic: bool):
 def test_a_positive_undoes_at_the_rate_at_which_its_negative_was_sampled():
     late = example(click=1.0, rating=1.0, negative_rate=0.25, negative_emitted=True, revision=2, cause="e2")
     soon = example(click=1.0, rating=1.0, negative_rate=0.25, revision=2, cause="e2")
-    shown_is_negative = np.array([True, False])
-    assert negative_rates([late, soon], shown_is_negative).tolist() == [[0.25, 1], [1, 1]]
+    shown_is_negative, nothing = np.array([True, False]), np.full((2, 2), np.nan, dtype=np.float32)
+    assert negative_rates([late, soon], shown_is_negative, nothing).tolist() == [[0.25, 1], [1, 1]]
+    # What had been learned when it was shown is fresh.
+    assert negative_rates([late, soon], shown_is_negative, np.ones_like(nothing)).tolist() == [[0.25, 1], [0.25, 1]]
+
+
+def test_a_fake_negative_is_confirmed_by_the_joins_and_made_good_by_a_click():
+    silent, clicked = memory(fake=True), memory(fake=True)
+    found = targets([example(click=0.0), example(click=1.0)], [silent, clicked], TASKS, shown=(0,))
+    np.testing.assert_array_equal(found.labels, [[np.nan, np.nan], [1, np.nan]])
+    np.testing.assert_array_equal(found.fresh, [[0, np.nan], [1, np.nan]])
+    assert found.corrects.tolist() == [[False, False], [True, False]]
+    assert silent.labels == [0, None] and clicked.labels == [1, None]
+    correction_weights(found, np.full((2, 2), 0.2, dtype=np.float32), np.ones((2, 2), dtype=np.float32))
+    # p - 1 for the positive and -p for what was learned before: together the slope is -1.
+    assert found.weights[1, 0] * (0.2 - 1) == pytest.approx(-1)
+    late = targets([example(click=1.0, revision=1, correction=True)], [silent], TASKS, shown=(0,))
+    assert late.corrects[0, 0] and late.labels[0, 0] == 1 and np.isnan(late.fresh[0, 0])
+    assert np.isnan(targets([example(click=1.0, revision=1)], [clicked], TASKS, shown=(0,)).labels).all()
+
+
+@pytest.mark.parametrize("rating", [0.0, 1.0])
+def test_a_task_whose_negatives_are_said_has_no_fake_ones(rating: float):
+    found = targets([example(rating=rating, cause="e1")], [memory(fake=True)], TASKS, shown=(0,))
+    np.testing.assert_array_equal(found.labels, [[np.nan, rating]])
+    np.testing.assert_array_equal(found.fresh, found.labels)
+    assert not found.corrects.any()
 
 
 def test_a_sample_of_negatives_gives_back_the_true_rate():
@@ -112,7 +137,7 @@ def test_a_positive_that_is_taken_back_undoes_its_slope_and_is_no_new_label():
     targets([example(rating=1.0, cause="e1")], [kept], TASKS)
     back = targets([example(rating=0.0, revision=1, correction=True, cause="e2")], [kept], TASKS)
     np.testing.assert_array_equal(back.labels, [[np.nan, 0.0]])
-    assert back.again.tolist() == [[False, True]]
+    assert back.corrects.tolist() == [[False, True]] and np.isnan(back.fresh).all()
     p = 0.3
     correction_weights(back, np.full((1, 2), p, np.float32), np.ones((1, 2), np.float32))
     # Slopes of cross-entropy by the logit: p for a negative, p - 1 for the positive as learned.
@@ -150,7 +175,7 @@ def test_a_value_is_learned_once_and_again_only_where_it_changed():
     tasks, values = ("click", "stay"), (1,)
     first = targets([stay(12.5, cause="e1")], [kept], tasks, values)
     np.testing.assert_array_equal(first.labels, [[np.nan, 12.5]])
-    assert np.isnan(first.revised).all() and not first.again.any()
+    assert np.isnan(first.revised).all() and first.fresh[0, 1] == 12.5
     same = targets([stay(12.5, revision=1, correction=True)], [kept], tasks, values)
     assert np.isnan(same.labels).all()
     more = targets([stay(0.0, revision=2, correction=True), stay(1.0, revision=3)], [kept, kept], tasks, values)
@@ -158,7 +183,7 @@ def test_a_value_is_learned_once_and_again_only_where_it_changed():
     np.testing.assert_array_equal(more.revised, [[np.nan, 12.5], [np.nan, 0.0]])
     # None is a sampled negative, and none a fake one that came true.
     assert (more.weights == 1).all() and not more.corrects.any()
-    assert more.again.tolist() == [[False, True], [False, True]]
+    assert np.isnan(more.fresh).all()
 
 
 def test_of_a_forgotten_value_only_a_first_revision_is_known_to_be_new():

@@ -3,6 +3,7 @@
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 from online_learning.catalogue import Catalogue
 from online_learning.learner import OnlineLearner
@@ -11,6 +12,7 @@ from online_learning.settings import LearningSettings, ModelSettings, RowSetting
 from online_learning.state import TrainerState
 from online_learning.table.settings import EvictionPolicy, OptimizerKind
 from online_learning.table.version import pack_version
+from streams.labels import negative_kept
 from streams.records import (
     SCHEMA_VERSION,
     Assignment,
@@ -29,6 +31,7 @@ SETTINGS = LearningSettings(
     model=ModelSettings(dim=4, hidden=(8,)),
     trainer=TrainerSettings(validation_window=10, remembered_examples=1000),
 )
+NOW = 1_000
 OURS = [Assignment("e", "online", "user", "u", 1, "full")]
 THEIRS = [Assignment("e", "popularity", "user", "u", 1, "full")]
 
@@ -71,7 +74,7 @@ def learn(these: Learners, *examples: Example, step: int = 1) -> None:
 
 def test_an_example_is_scored_by_what_was_said_at_first_sight():
     one, other = learners(), learners()
-    one.see([impression(0)])
+    one.see([impression(0)], NOW)
     for step in range(30):
         learn(one, example(100 + step, 0, 1.0, item="i0", user="u0"), step=step + 1)
         learn(other, example(100 + step, 0, 1.0, item="i0", user="u0"), step=step + 1)
@@ -87,10 +90,121 @@ def test_an_example_is_scored_by_what_was_said_at_first_sight():
     assert unseen.prediction_sum > 0.3
 
 
+def said(these: Learners, number: int = 0) -> float:
+    """What is now predicted of the first item of an impression."""
+    return float(these.online.predict(these._batcher.of_impressions([impression(number, 1)]))[0, 0])
+
+
+def test_what_is_shown_is_a_negative_until_it_is_clicked():
+    these = learners()
+    these.see([impression(0)], NOW)
+    assert these.waiting and these.counters.fake_negatives == 0
+    before = said(these)
+    learn(these)
+    shown = said(these)
+    assert shown < before
+    assert these.counters.fake_negatives == 4 and these.counters.learned == 0 and not these.waiting
+    assert "validated_click" not in these.progressive.figures() or these.progressive.figures()["validated_click"] == 0
+    digest = these.online.table.digest()
+    learn(these, *(example(0, k, 0.0) for k in range(1, 4)), step=2)
+    assert these.online.table.digest() == digest
+    learn(these, example(0, 0, 1.0), step=3)
+    assert said(these) > before
+    assert these.counters.labels["click"] == these.counters.learned == 4
+    assert these.counters.corrections == 0
+    assert these.progressive.figures()["validated_click"] == 4
+
+
+def test_a_click_leaves_rows_as_if_it_had_been_known_at_once():
+    """The fake negative's step and the one that makes it good are together that of the click alone."""
+    rate = 1e-3
+    settings = msgspec.structs.replace(
+        SETTINGS,
+        sparse_optimizer=OptimizerKind.SGD,
+        sparse_learning_rate=rate,
+        model=msgspec.structs.replace(SETTINGS.model, name="logistic_regression"),
+    )
+    late, soon = learners(settings), learners(settings)
+    late.see([impression(0, 1)], NOW)
+    learn(late)
+    assert said(late) < 0.1 - 1e-5
+    learn(late, example(0, 0, 1.0), step=2)
+    learn(soon, example(0, 0, 1.0))
+    # To the second order of the steps: both saw another model when they took theirs.
+    assert said(late) == pytest.approx(said(soon), abs=5 * rate**2)
+    assert said(soon) > 0.1 + 1e-4
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_fake_negatives_are_those_that_the_join_would_keep(share: float):
+    join = msgspec.structs.replace(SETTINGS.join, negative_rate=share)
+    these = learners(msgspec.structs.replace(SETTINGS, join=join))
+    seen = [impression(number) for number in range(50)]
+    these.see(seen, NOW)
+    learn(these)
+    kept = [f"r{n}/{k}" for n in range(50) for k in range(4) if negative_kept(f"r{n}/{k}", share)]
+    assert these.counters.fake_negatives == len(kept)
+    assert [name for name, entry in these.predictions.items() if entry.fake] == kept
+
+
+def test_what_was_shown_long_before_the_newest_example_is_left_to_the_join():
+    """Its examples are read already, or were by a backfill: they would be learned twice."""
+    these = learners()
+    learn(these, example(0, 0, 1.0, ts=100_000), step=200)
+    window_ms = int(1e3 * SETTINGS.join.window_s)
+    these.see([msgspec.structs.replace(impression(1), ts=100_000 - window_ms)], 10**12)
+    assert not these.waiting and "r1/0" in these.predictions
+    these.see([msgspec.structs.replace(impression(2), ts=100_001 - window_ms)], 10**12)
+    assert these.waiting
+
+
+def test_a_new_model_leaves_to_the_join_what_was_shown_long_ago():
+    these = learners()
+    these.see([impression(1)], int(1e3 * SETTINGS.join.window_s) + 1)
+    assert not these.waiting
+    these.see([impression(2)], int(1e3 * SETTINGS.join.window_s) + 1)
+    assert these.waiting
+
+
+def test_fake_negatives_can_be_left_out():
+    trainer = msgspec.structs.replace(SETTINGS.trainer, fake_negatives=False)
+    these = learners(msgspec.structs.replace(SETTINGS, trainer=trainer))
+    these.see([impression(0)], NOW)
+    assert not these.waiting
+    learn(these, example(0, 0, 0.0))
+    assert these.counters.learned == 1 and these.counters.fake_negatives == 0
+
+
+def test_nothing_is_learned_when_shown_that_would_be_forgotten_before_its_example_comes():
+    """The memory holds two impressions, and so many come within a moment of each other."""
+    trainer = msgspec.structs.replace(SETTINGS.trainer, remembered_examples=8)
+    these = learners(msgspec.structs.replace(SETTINGS, trainer=trainer))
+    for number in range(6):
+        these.see([impression(number)], NOW)
+    learn(these)
+    assert these.counters.fake_negatives == 4
+    # Two windows later the oldest is old enough.
+    later = int(2e3 * SETTINGS.join.window_s) + 5
+    these.see([msgspec.structs.replace(impression(7), ts=later)], later)
+    assert these.waiting
+
+
+def test_a_fake_negative_that_is_refused_is_learned_by_its_example():
+    these = learners()
+    broken = impression(0, 1)
+    these.see([broken], NOW)
+    bias = these.online.model.bias
+    with torch.no_grad():
+        bias.fill_(float("nan"))
+    learn(these)
+    assert these.counters.fake_negatives == 0
+    assert [entry.fake for _, entry in these.predictions.items()] == [False]
+
+
 def test_every_revision_of_a_request_is_validated_and_learned_once():
     these = learners()
-    these.see([impression(0)])
-    these.see([impression(0)])
+    these.see([impression(0)], NOW)
+    these.see([impression(0)], NOW)
     learn(these, example(0, 1, 1.0))
     learn(these, example(0, 1, 1.0, revision=1), example(0, 2, 0.0), step=2)
     assert these.counters.labels == {"click": 2, "rating": 0}
@@ -101,7 +215,7 @@ def test_every_revision_of_a_request_is_validated_and_learned_once():
 
 def test_a_late_positive_is_learned_as_a_correction_and_not_validated_again():
     these = learners()
-    these.see([impression(0)])
+    these.see([impression(0)], NOW)
     learn(these, example(0, 1, 0.0))
     learn(these, example(0, 1, 1.0, revision=1, correction=True, negative_emitted=True), step=2)
     assert these.counters.corrections == 1
@@ -111,7 +225,7 @@ def test_a_late_positive_is_learned_as_a_correction_and_not_validated_again():
 
 def test_a_rating_that_is_taken_back_is_a_correction_and_not_validated_again():
     these = learners()
-    these.see([impression(0)])
+    these.see([impression(0)], NOW)
     rated = {"labels": {"rating": Label(LabelState.OBSERVED, 1.0)}, "cause": "e1"}
     learn(these, example(0, 1, None, **rated))
     rated = {"labels": {"rating": Label(LabelState.OBSERVED, 0.0)}, "cause": "e2"}
@@ -131,7 +245,7 @@ def test_an_example_without_its_impression_is_predicted_before_it_is_learned():
 
 def test_the_other_arms_traffic_teaches_nothing():
     these = learners()
-    these.see([impression(0, arms=THEIRS)])
+    these.see([impression(0, arms=THEIRS)], NOW)
     learn(these, example(0, 0, 1.0, arms=THEIRS))
     assert not these.unseen([example(0, 0, 1.0, arms=THEIRS)])
     assert len(these.predictions) == len(these.online.table) == these.counters.learned == 0
@@ -157,7 +271,7 @@ def test_strangers_without_attributes_features_or_context_are_learned_like_all_o
 def test_what_is_remembered_is_bounded_and_the_oldest_goes_first():
     small = msgspec.structs.replace(SETTINGS, trainer=msgspec.structs.replace(SETTINGS.trainer, remembered_examples=8))
     these = learners(small)
-    these.see([impression(number) for number in range(5)])
+    these.see([impression(number) for number in range(5)], NOW)
     assert [name for name, _ in these.predictions.items()] == [f"r{r}/{p}" for r in (3, 4) for p in range(4)]
     learn(these, example(0, 0, 0.0, revision=2))
     assert these.counters.learned == 0
@@ -172,7 +286,7 @@ def traffic(first: int, last: int) -> list[tuple[list[Impression], list[Example]
 
 def run(these: Learners, batches: list[tuple[list[Impression], list[Example]]], first: int) -> None:
     for step, (impressions, examples) in enumerate(batches, start=first):
-        these.see(impressions)
+        these.see(impressions, NOW)
         these.learn(examples, step, pack_version(1, step))
 
 
@@ -251,7 +365,7 @@ def test_all_learners_learn():
     """User likes category: 4,000 answered items are enough to tell which."""
     these, random = learners(), np.random.default_rng(0)
     for number in range(400):
-        these.see([impression(number, 10)])
+        these.see([impression(number, 10)], NOW)
         clicks = [float(random.random() < (0.6 if (number + k) % 20 % 3 == number % 5 % 3 else 0.1)) for k in range(10)]
         these.learn([example(number, k, y) for k, y in enumerate(clicks)], number, pack_version(1, number + 1))
     figures = these.progressive.figures()

@@ -10,7 +10,7 @@ from online_learning.models.fields import FieldEncoder
 from online_learning.reporting import alarm_text, drift_metrics, health_values, metrics
 from online_learning.table.version import pack_version
 from online_learning.watching.learning_health import GRADIENT_LIMIT, LearningHealth, sound_rows
-from tests.unit.online_learning.test_learners import SETTINGS, example, impression, learners
+from tests.unit.online_learning.test_learners import NOW, SETTINGS, example, impression, learners
 
 ROWS = 48
 
@@ -105,7 +105,7 @@ def test_sizes_are_those_of_the_newest_steps():
 def test_refused_examples_are_counted_said_and_spoil_no_learner():
     these = learners()
     for number in range(1, 30):
-        these.see([impression(number)])
+        these.see([impression(number)], NOW)
         these.learn([example(number, 0, 1.0), example(number, 1, 0.0)], 1_000, pack_version(1, number))
     assert health_values(these, 1_000)["alarm"] == ""
     bad = example(99, 0, 0.0, negative_rate=float("nan"))
@@ -116,7 +116,7 @@ def test_refused_examples_are_counted_said_and_spoil_no_learner():
     figures = these.progressive.figures() | {m.name: m.value for m in metrics(these, SETTINGS, 3_000)}
     assert figures["refused_share"] == pytest.approx(1 / 60)
     assert all(np.isfinite(value) for value in figures.values())
-    these.see([impression(60)])
+    these.see([impression(60)], NOW)
     (_, newest) = list(these.predictions.items())[-1]
     assert np.isfinite(these.predictions.probabilities(newest)).all()
 
