@@ -47,7 +47,8 @@ from tests.trainers import (
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(300)]
 
-# All examples in one partition and one at a time: then the order is the same for whoever reads them, whenever.
+# All examples in one partition and one at a time, and nothing of impressions, which are read when there is time: then
+# the order is the same for whoever reads them, whenever.
 PARTITION = 0
 STORED, LIVE = 80, 40
 
@@ -68,7 +69,7 @@ class World:
             self.sent += send_requests(producer, first, first + requests, partition=PARTITION, dwell=True)
 
     def settings(self, name: str, **trainer: object) -> LearningSettings:
-        settings = learning_settings(self.kafka, self.folder / name, max_batch=1, **trainer)
+        settings = learning_settings(self.kafka, self.folder / name, max_batch=1, fake_negatives=False, **trainer)
         return msgspec.structs.replace(settings, tasks=TASKS_WITH_DWELL)
 
     def live(self, name: str, **trainer: object) -> Checkpoint:
