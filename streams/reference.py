@@ -6,15 +6,18 @@ waiting, no state and no silence: windows are taken to end when everything was r
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import msgspec
+import xxhash
 from msgspec import Struct
 
 from streams.labels import LabelRules, negative_kept
-from streams.records import Action, Example, Impression, Label, LabelState, Shown
+from streams.records import Action, Example, Impression, Label, LabelState, ModelVersion, Shown
 from streams.settings import StreamsSettings
 
 
 class Expected(Struct, frozen=True, order=True):
-    """What is specified of one emitted example. `labels`: (task, state, value), sorted by task."""
+    """What is specified of one emitted example. `labels`: (task, state, value), sorted by task. `served`: a hash of all
+    that it takes over as it was served or, organic, said; not of an organic one's user features, which are state."""
 
     example_id: str
     revision: int
@@ -26,6 +29,7 @@ class Expected(Struct, frozen=True, order=True):
     late: bool
     organic: bool
     cause: str | None
+    served: int
 
 
 def observed(example: Example) -> Expected:
@@ -41,6 +45,20 @@ def observed(example: Example) -> Expected:
         example.late,
         example.organic,
         example.cause,
+        _served(
+            example.request_id,
+            example.ts,
+            example.position,
+            example.propensity,
+            example.scene,
+            example.session,
+            example.context,
+            example.arms,
+            example.policy,
+            example.model,
+            None if example.organic else example.user_features,
+            example.item_features,
+        ),
     )
 
 
@@ -92,8 +110,11 @@ def _partition(
         else:
             flat = _flat({task: _label(labels.get(task), LabelState.CENSORED) for task in rules.tasks})
             late = action.ts + horizon < behind
+            said = _served(
+                None, action.ts, -1, 1.0, action.scene, action.session, action.context, [], "", ModelVersion(), None, []
+            )
             yield Expected(
-                action.event_id, 0, action.user, action.item, flat, False, False, late, True, action.event_id
+                action.event_id, 0, action.user, action.item, flat, False, False, late, True, action.event_id, said
             )
 
     for held in shown.values():
@@ -121,6 +142,20 @@ def _revisions(
     """All revisions of one slot: what came before the window's end, the end, what came after."""
     example_id = f"{impression.request_id}/{shown.position}"
     end = impression.ts + window
+    served = _served(
+        impression.request_id,
+        impression.ts,
+        shown.position,
+        shown.propensity,
+        impression.scene,
+        impression.session,
+        impression.context,
+        impression.arms,
+        impression.policy,
+        impression.model,
+        impression.user_features,
+        shown.features,
+    )
     kept = negative_kept(example_id, rate)
     before = [action for action, behind in acted if behind <= end]
     after = [action for action, behind in acted if behind > end]
@@ -161,6 +196,7 @@ def _revisions(
             late,
             False,
             step.event_id if step is not None else None,
+            served,
         )
         revision, last = revision + 1, labels
         negative = negative or step is None
@@ -180,6 +216,10 @@ def _value(done: list[Action], task: str, rules: LabelRules) -> float | None:
         if task in labels and (action.kind not in newest or newest[action.kind][0] <= action.ts):
             newest[action.kind] = (action.ts, labels[task])
     return max(label for _, label in newest.values()) if newest else None
+
+
+def _served(*fields: object) -> int:
+    return xxhash.xxh3_64_intdigest(msgspec.msgpack.encode(fields))
 
 
 def _label(value: float | None, rest: LabelState) -> Label:

@@ -13,8 +13,8 @@ from streams.topics import ACTIONS, DEAD_LETTERS, EVENTS, EXAMPLES, IMPRESSIONS
 
 TOPICS = (EVENTS, ACTIONS, IMPRESSIONS, EXAMPLES, DEAD_LETTERS)
 
-# What is finally known of an example: its labels as (task, state, value).
-Labels = tuple[tuple[str, str, float], ...]
+# What is finally known of an example: its labels as (task, state, value), and a hash of what was served.
+Final = tuple[tuple[tuple[str, str, float], ...], int]
 
 
 class Ledger:
@@ -37,8 +37,8 @@ class Ledger:
         self._read_to = ends
 
     @property
-    def examples(self) -> dict[str, Labels]:
-        """What the join made: the labels of every example's last revision, by example id."""
+    def examples(self) -> dict[str, Final]:
+        """What the join made: every example's last revision, by example id."""
         return final(self._examples)
 
     @property
@@ -46,7 +46,7 @@ class Ledger:
         """Revisions that are there more than once: 0 unless a batch came out twice."""
         return len(self._examples) - len({(e.example_id, e.revision) for e in self._examples})
 
-    def expected(self) -> dict[str, Labels]:
+    def expected(self) -> dict[str, Final]:
         """What the join should have made, by the reference join over the whole logs."""
         return final(expected_examples(self._impressions, self._actions, self._settings))
 
@@ -59,11 +59,11 @@ class Ledger:
             self._examples.append(observed(EXAMPLES.codec.decode(value)))
 
 
-def final(examples: Iterable[Expected]) -> dict[str, Labels]:
-    """The labels of the last revision of every example."""
+def final(examples: Iterable[Expected]) -> dict[str, Final]:
+    """The last revision of every example."""
     newest: dict[str, Expected] = {}
     for example in examples:
         known = newest.get(example.example_id)
         if known is None or known.revision < example.revision:
             newest[example.example_id] = example
-    return {example_id: example.labels for example_id, example in newest.items()}
+    return {example_id: (example.labels, example.served) for example_id, example in newest.items()}

@@ -14,7 +14,7 @@ from streams.simulation.tally import Snapshot
 
 class Measured(Struct, frozen=True, kw_only=True):
     """One run. `kafka` counts committed records by topic, `clickhouse` by table; `examples_wrong` are those whose last
-    labels are not what the reference join gives, `examples_repeated` are revisions that came out twice."""
+    revision is not what the reference join gives, `examples_repeated` are revisions that came out twice."""
 
     malformed: int
     replayed: int
@@ -61,7 +61,7 @@ def _accounting(report: Report, measured: Measured) -> None:
     report.add("impressions in ClickHouse", stored["impressions"].records, "", equals=kafka.get("impressions", 0))
     report.add("rows stored twice", sum(count.doubles for count in stored.values()), "", equals=0)
     report.add("examples", measured.examples, "", equals=measured.examples_expected, note="= the reference join")
-    report.add("examples with other labels than the reference join", measured.examples_wrong, "", equals=0)
+    report.add("examples that the reference join gives otherwise", measured.examples_wrong, "", equals=0)
     report.add("examples that came out twice", measured.examples_repeated, "", equals=0)
 
 
