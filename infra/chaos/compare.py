@@ -24,6 +24,8 @@ from streams.reference import expected_examples, observed
 from streams.topics import ACTIONS, DEAD_LETTERS, EVENTS, EXAMPLES, IMPRESSIONS
 
 _SHOWN: Final = 3
+# The supervisor's words (`infra.local.managed`).
+_BY_ITSELF, _KILLED = " ended with exit code ", " was killed by "
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -37,6 +39,15 @@ class Check(msgspec.Struct, frozen=True):
     def ok(self) -> bool:
         """Whether it is as it should be."""
         return not self.wrong
+
+
+def endings(said: str) -> Check:
+    """No process ended by itself, as far as the supervisor's log `said`: who falls over and recovers loses nothing, and
+    would else not be noticed."""
+    lines = said.splitlines()
+    wrong = [line for line in lines if _BY_ITSELF in line]
+    killed = sum(_KILLED in line for line in lines)
+    return Check("no process ended by itself", f"{killed} kills", "\n".join(wrong))
 
 
 def rows(checkpoint: Checkpoint, mirror: Mirror) -> Check:

@@ -95,7 +95,7 @@ class Managed:
                 if code == SUPERSEDED:
                     self._fenced()
                 else:
-                    self._crashed(now_s, _ended(code, self._last_word()), ports)
+                    self._crashed(now_s, ended(code, self._last_word()), ports)
             else:
                 self._look(now_s, ports)
 
@@ -261,7 +261,8 @@ class Managed:
         self._since_ms = time.time_ns() // 1_000_000
 
 
-def _ended(code: int, last_word: str) -> str:
+def ended(code: int, last_word: str) -> str:
+    """How a process ended, in words, by its exit code (below 0: the signal) and what it said last."""
     if code < 0:
         return f"was killed by {signal.Signals(-code).name}"
     return f"ended with exit code {code}" + (f": {last_word}" if last_word else "")
