@@ -22,6 +22,7 @@ from online_learning.settings import LearningSettings
 from online_learning.table.eviction import AT_ONCE
 from online_learning.table.settings import EvictionPolicy
 from online_learning.updates.publisher import Publisher
+from online_learning.updates.repair import LogCut
 from online_learning.updates.takeover import successor_obeyed
 from streams import kafka
 from streams.dead_letters import DeadLetters
@@ -50,7 +51,7 @@ def run(settings: LearningSettings, stop: threading.Event, health: Health) -> No
     # The batches are small: more threads would cost more than they bring, and the cores belong to others too.
     torch.set_num_threads(1)
     try:
-        trainer = Trainer(settings, stop, health)
+        trainer = _begun(settings, stop, health)
     except kafka.Stopped:
         return
     try:
@@ -60,6 +61,16 @@ def run(settings: LearningSettings, stop: threading.Event, health: Health) -> No
             trainer.finish()
     finally:
         trainer.close()
+
+
+def _begun(settings: LearningSettings, stop: threading.Event, health: Health) -> "Trainer":
+    try:
+        return Trainer(settings, stop, health)
+    except LogCut as error:
+        # An older trainer was at work until this one fenced it: it saved a checkpoint after this one had read its own,
+        # and cut the log behind that. Now nobody does.
+        logger.warning("%s: once more, from the newest checkpoint", error)
+        return Trainer(settings, stop, health)
 
 
 class Trainer:
@@ -76,10 +87,14 @@ class Trainer:
         dead_letters = DeadLetters(self._producer)
         self._feed = Feed(settings, self._learners, self._catalogue, kept.offsets, dead_letters, stop)
         self.publisher = Publisher(settings.kafka, encoding=settings.trainer.row_encoding)
-        with successor_obeyed(self.publisher, settings.kafka, stop):
-            self._epoch = self.publisher.begin_epoch(
-                kept.position, self._learners.online.table, self._feed.learned, detached=kept.backfilled
-            )
+        try:
+            with successor_obeyed(self.publisher, settings.kafka, stop):
+                self._epoch = self.publisher.begin_epoch(
+                    kept.position, self._learners.online.table, self._feed.learned, detached=kept.backfilled
+                )
+        except LogCut:
+            self.close()
+            raise
         logger.info("epoch %d begun, learning from %s on", self._epoch, self._feed.learned)
         hit("trainer.epoch-begun")
         self._catalogue_due = self._ahead_due = float("-inf")

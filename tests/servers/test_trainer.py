@@ -272,6 +272,36 @@ def test_of_two_trainers_the_older_one_stops(settings: KafkaSettings, producer: 
         wait_until(lambda: "failed" in replaced.values, 90, "the older one has ended")
 
 
+def test_a_newer_trainer_goes_on_although_the_older_one_cut_the_log_behind_what_it_had_restored(
+    settings: KafkaSettings, producer: kafka.Producer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    learning = learning_settings(settings, tmp_path, checkpoints_kept=1)
+    log, restored, sent = TopicPartition(UPDATES.name, 0), list[int](), 0
+    reader = kafka.consumer(settings)
+    reader.assign([log])
+
+    def meanwhile(place: str) -> None:
+        """When the newer one has read its checkpoint for the first time, the older one goes on until the log is cut."""
+        nonlocal sent
+        if place != "trainer.restored":
+            return
+        restored.append(reader.end_offsets([log])[log])
+        while len(restored) == 1 and reader.beginning_offsets([log])[log] <= restored[0]:
+            sent += send_requests(producer, sent // SLOTS, sent // SLOTS + 10)
+            time.sleep(0.2)
+
+    with pytest.raises(Superseded), trainer_in_thread(learning) as older:
+        sent += send_requests(producer, 0, 20)
+        wait_until(lambda: older.values["checkpoint"] and older.values["learned"] == sent, 60, "the older one is at it")
+        monkeypatch.setattr("online_learning.trainer.hit", meanwhile)
+        with trainer_in_thread(learning) as newer:
+            sent += send_requests(producer, sent // SLOTS, sent // SLOTS + 10)
+            wait_until(lambda: newer.values["learned"] == sent, 60, "the newer one has learned everything")
+            wait_until(lambda: "failed" in older.values, 90, "the older one has ended")
+    reader.close()
+    assert len(restored) == 2
+
+
 def test_examples_behind_the_oldest_checkpoint_are_deleted(
     settings: KafkaSettings, producer: kafka.Producer, tmp_path: Path
 ):
