@@ -37,6 +37,19 @@ class _Shown(NamedTuple):
     entries: list[Remembered]
 
 
+class _Strangers(NamedTuple):
+    """Which rows (i64 [m], ascending) of some examples had to be predicted with them, and the batch of these."""
+
+    rows: NDArray[np.int64]
+    batch: Batch | None
+
+    def at(self, rows: NDArray[np.int64]) -> Batch | None:
+        """The batch of the examples at `rows`, where all of them are among these: most need none."""
+        if self.batch is None or not np.isin(rows, self.rows).all():
+            return None
+        return self.batch if len(rows) == self.batch.rows else self.batch.take(np.searchsorted(self.rows, rows))
+
+
 class Learners:
     """All learners, what they predicted, and how good it was."""
 
@@ -119,8 +132,7 @@ class Learners:
         ours = [one for one in examples if is_learned(one.arms, organic=one.organic, arm=self._arm)]
         if not ours:
             return
-        batch = self._batcher.of_examples(ours)
-        known, said = self._first_sight(ours, batch)
+        known, said, strangers = self._first_sight(ours)
         found = targets(ours, known, self.tasks, self._values, self._shown_tasks)
         # What the window's end made a negative has been validated as one; a late positive does not validate again, nor
         # does a value that is said anew. And organic positives of a task whose negatives are the items shown have no
@@ -134,6 +146,7 @@ class Learners:
         told = np.where(np.isnan(found.labels), found.fresh, found.labels)
         rows = np.flatnonzero(~np.isnan(found.labels).all(axis=1))
         if len(rows):
+            batch = strangers.at(rows) or self._batcher.of_examples([ours[row] for row in rows.tolist()])
             sound = self._learn_found(ours, batch, found, rows, version)
             if not sound.all():
                 self.counters.refused += int((~sound).sum())
@@ -207,9 +220,7 @@ class Learners:
     def _learn_found(
         self, examples: Sequence[Example], batch: Batch, found: Targets, rows: NDArray[np.int64], version: int
     ) -> NDArray[np.bool_]:
-        """Learns the labels of these rows of the examples' batch; which rows were learned."""
-        if len(rows) < batch.rows:
-            batch = batch.take(rows)
+        """Learns the labels found of these rows of the examples, which are those of the batch; which were learned."""
         if found.corrects.any():
             rates = negative_rates(examples, self._shown_is_negative, found.fresh)
             p = np.zeros(found.labels.shape, dtype=np.float32)
@@ -269,9 +280,10 @@ class Learners:
         return np.stack(everyone, axis=1)
 
     def _first_sight(
-        self, examples: Sequence[Example], batch: Batch
-    ) -> tuple[list[Remembered | None], NDArray[np.float32]]:
-        """What is remembered of each example, and the predictions f32 [B, L, T] that it is scored by.
+        self, examples: Sequence[Example]
+    ) -> tuple[list[Remembered | None], NDArray[np.float32], "_Strangers"]:
+        """What is remembered of each example, the predictions f32 [B, L, T] that it is scored by, and those of which
+        nothing was remembered.
 
         An example whose impression was not predicted is predicted now, and remembered. One of a later revision that is
         forgotten has NaN: a prediction made now would know its labels.
@@ -279,9 +291,11 @@ class Learners:
         known = [None if one.organic else self.predictions.get(one.example_id) for one in examples]
         missing = [row for row, one in enumerate(examples) if known[row] is None and (one.organic or one.revision == 0)]
         said = np.full((len(examples), 1 + len(self._baselines), len(self.tasks)), np.nan, dtype=np.float32)
+        strangers = _Strangers(np.array(missing, dtype=np.int64), None)
         if missing:
-            rows = np.array(missing)
-            said[rows] = self._predict(batch if len(missing) == len(examples) else batch.take(rows))
+            batch = self._batcher.of_examples([examples[row] for row in missing])
+            strangers = _Strangers(strangers.rows, batch)
+            said[strangers.rows] = self._predict(batch)
         for row in missing:
             one = examples[row]
             if not one.organic:
@@ -294,7 +308,7 @@ class Learners:
             memory = known[row]
             if memory is not None:
                 said[row] = self.predictions.probabilities(memory)
-        return known, said
+        return known, said, strangers
 
     def _count(self, labels: NDArray[np.float32], again: NDArray[np.bool_]) -> None:
         """Counts labels f32 [B, T] that examples said (NaN: none), and those that replace another one."""
