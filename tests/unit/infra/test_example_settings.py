@@ -11,7 +11,8 @@ from infra.settings import Settings
 
 FILE = Path(__file__).resolve().parents[3] / "freshet.toml"
 # Said once, and handed down to the other packages.
-HANDED_DOWN = ("kafka", "tasks", "features", "learning")
+HANDED_DOWN = ("kafka", "tasks", "join", "features", "learning")
+SAID_IN = (("streams", "tasks"), ("streams", "join"))
 # Their entries have keys of their own.
 LISTS = ("streams.tasks", "streams.labels", "serving.experiments")
 
@@ -20,7 +21,7 @@ def names(value: msgspec.Struct, path: str = "") -> Iterator[tuple[str, str]]:
     """(table, key) of every setting that a user may set."""
     for name in value.__struct_fields__:
         found = getattr(value, name)
-        if path and name in HANDED_DOWN and (path, name) != ("streams", "tasks"):
+        if path and name in HANDED_DOWN and (path, name) not in SAID_IN:
             continue
         if isinstance(found, msgspec.Struct):
             yield from names(found, f"{path}.{name}" if path else name)
