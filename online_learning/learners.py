@@ -31,7 +31,8 @@ from streams.records import Example, Impression
 
 
 class _Shown(NamedTuple):
-    """Items shown that are to be learned as negatives, and what is remembered of each row."""
+    """Items shown that are to be learned as negatives unless an example comes before, and what is remembered of each
+    row."""
 
     batch: Batch
     entries: list[Remembered]
@@ -80,7 +81,7 @@ class Learners:
     def see(self, impressions: Sequence[Impression], now_ms: int) -> None:
         """Predicts all items of impressions that are learned from, and remembers it; `now_ms` is the wall clock.
 
-        They are learned as negatives by the next call of `learn`.
+        They are learned as negatives by the next call of `learn_shown`.
         """
         self.counters.impressions += len(impressions)
         ours = [seen for seen in impressions if seen.items and is_learned(seen.arms, organic=False, arm=self._arm)]
@@ -96,9 +97,8 @@ class Learners:
                 name = f"{seen.request_id}/{shown.position}"
                 if name in self.predictions:
                     continue
-                fake = fakes and negative_kept(name, self._join.negative_rate)
-                entry = self.predictions.put(name, said[row], seen.ts, fake=fake)
-                if fake:
+                entry = self.predictions.put(name, said[row], seen.ts)
+                if fakes and negative_kept(name, self._join.negative_rate):
                     entries.append(entry)
                     rows.append(row)
         if rows:
@@ -106,7 +106,7 @@ class Learners:
 
     @property
     def waiting(self) -> bool:
-        """Whether `learn` has something to learn, also without examples."""
+        """Whether `learn_shown` has something to learn."""
         return bool(self._shown)
 
     def unseen(self, examples: Sequence[Example]) -> bool:
@@ -117,8 +117,8 @@ class Learners:
             if is_learned(example.arms, organic=example.organic, arm=self._arm)
         )
 
-    def learn(self, examples: Sequence[Example], now_ms: int, version: int) -> None:
-        """Learns what was shown since the last call; scores what was predicted of the examples, then learns them.
+    def learn(self, examples: Sequence[Example], now_ms: int, version: int) -> bool:
+        """Scores what was predicted, then learns; whether there was anything that was not learned already.
 
         `version` stamps the rows, `now_ms` the alarms.
 
@@ -128,10 +128,9 @@ class Learners:
         """
         newest = max((one.ts for one in examples), default=0)
         self.clock_ms = max(self.clock_ms, min(newest, now_ms))
-        self._learn_shown(version)
         ours = [one for one in examples if is_learned(one.arms, organic=one.organic, arm=self._arm)]
         if not ours:
-            return
+            return False
         known, said, strangers = self._first_sight(ours)
         found = targets(ours, known, self.tasks, self._values, self._shown_tasks)
         # What the window's end made a negative has been validated as one; a late positive does not validate again, nor
@@ -153,6 +152,19 @@ class Learners:
                 self.refused_at_ms = now_ms
                 told[rows[~sound]] = np.nan
         self._count(told, ~np.isnan(told) & np.isnan(found.fresh))
+        return bool(len(rows))
+
+    def learn_shown(self, version: int) -> None:
+        """Learns what was seen since the last call as negatives of the tasks whose negatives are the items shown, where
+        no example has said a label since."""
+        shown, self._shown = self._shown, []
+        for batch, entries in shown:
+            for first in range(0, batch.rows, self._max_batch):
+                self._learn_negatives(
+                    batch.take(np.arange(first, min(first + self._max_batch, batch.rows))),
+                    entries[first : first + self._max_batch],
+                    version,
+                )
 
     def evict(self, version: int) -> int:
         """Removes rows by the policy; how many, a limited number at a time. They become tombstones."""
@@ -202,20 +214,21 @@ class Learners:
             return False
         return self.predictions.reaches_back(int(seen.ts - 2 * window_ms))
 
-    def _learn_shown(self, version: int) -> None:
-        """Learns the items shown as negatives of the tasks that have them so."""
-        shown, self._shown = self._shown, []
-        for batch, entries in shown:
-            for first in range(0, batch.rows, self._max_batch):
-                rows = np.arange(first, min(first + self._max_batch, batch.rows))
-                some = batch.take(rows)
-                labels = np.where(self._shown_is_negative, np.zeros((len(rows), 1)), np.nan).astype(np.float32)
-                weights = np.full_like(labels, min(1.0 / self._join.negative_rate, MAX_WEIGHT))
-                sound = self.online.learn(some, labels, weights, self.clock_ms, version)
-                for row in rows[~sound].tolist():
-                    entries[row].fake = False
-                self.counters.fake_negatives += int(sound.sum())
-                self._teach_others(some, labels, weights, sound)
+    def _learn_negatives(self, batch: Batch, entries: Sequence[Remembered], version: int) -> None:
+        """Learns rows as fake negatives, and notes that in what is remembered of them."""
+        unknown = np.array([[label is None for label in entry.labels] for entry in entries], dtype=np.bool_)
+        labels = np.where(unknown & self._shown_is_negative, np.float32(0.0), np.float32(np.nan))
+        rows = np.flatnonzero(~np.isnan(labels).all(axis=1))
+        if not len(rows):
+            return
+        if len(rows) < batch.rows:
+            batch, labels = batch.take(rows), labels[rows]
+        weights = np.full_like(labels, min(1.0 / self._join.negative_rate, MAX_WEIGHT))
+        sound = self.online.learn(batch, labels, weights, self.clock_ms, version)
+        for row in rows[sound].tolist():
+            entries[row].fake = True
+        self.counters.fake_negatives += int(sound.sum())
+        self._teach_others(batch, labels, weights, sound)
 
     def _learn_found(
         self, examples: Sequence[Example], batch: Batch, found: Targets, rows: NDArray[np.int64], version: int

@@ -52,11 +52,11 @@ class Predictions:
             return True
         return next(iter(self._known.values())).ts <= to_ms
 
-    def put(self, example_id: str, probabilities: NDArray[np.float32], ts: int, *, fake: bool = False) -> Remembered:
+    def put(self, example_id: str, probabilities: NDArray[np.float32], ts: int) -> Remembered:
         """Remembers predictions f32 [L, T] of an example that is not known yet, shown at `ts` (ms)."""
         while len(self._known) >= self._capacity:
             del self._known[next(iter(self._known))]
-        entry = Remembered(self._next, probabilities.tobytes(), [None] * self._shape[1], ts, fake)
+        entry = Remembered(self._next, probabilities.tobytes(), [None] * self._shape[1], ts)
         self._known[example_id] = entry
         self._next += 1
         return entry

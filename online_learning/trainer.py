@@ -35,8 +35,11 @@ logger = logging.getLogger(__name__)
 _REPORT_INTERVAL_S: Final = 1.0
 # Users, items and erasures are few: asking Kafka for them before every batch cost as much as decoding the examples.
 _CATALOGUE_INTERVAL_S: Final = 0.05
-# Impressions are there long before their examples; one whose examples come sooner is predicted with them.
-_AHEAD_INTERVAL_S: Final = 0.025
+# Impressions are there long before their examples, and many are learned at once for little more than one; one whose
+# examples come sooner is predicted with them.
+_AHEAD_INTERVAL_S: Final = 0.1
+# What waits for the frame before it to arrive is to be sent as soon as that has.
+_URGENT_MS: Final = 2.0
 _METRICS_INTERVAL_S: Final = 5.0
 _STOP_TIMEOUT_S: Final = 10.0
 # What was said on other topics arrives within milliseconds, where there is a broker.
@@ -107,22 +110,26 @@ class Trainer:
         self._sparse_due = self._dense_due = self._evict_due = self._report_due = self._metrics_due = now
         self._checkpoint_due = now + settings.trainer.checkpoint_interval_s
         self._dense_changed = True
-        self._learned_something = False
+        self._learned_something = self._urgent = False
 
     def step(self) -> None:
         """Reads what is there, up to one batch; predicts, learns, publishes and keeps what is due."""
         self._erase()
         if not self._learned_something:
             self._see_ahead()
-        examples = self._feed.next(0.0 if self._learned_something else self._settings.trainer.poll_interval_ms)
+        wait_ms = _URGENT_MS if self._urgent else self._settings.trainer.poll_interval_ms
+        examples = self._feed.next(0.0 if self._learned_something else wait_ms)
         self._learned_something = examples is not None
-        changed = examples is not None or self._learners.waiting
-        if changed:
-            self._learners.learn(examples or [], _now_ms(), self.publisher.version)
+        if examples is not None:
+            self._urgent |= self._learners.learn(examples, _now_ms(), self.publisher.version)
             self._dense_changed = True
             hit("trainer.learned")
         self._evict()
-        self._publish(at_once=not changed)
+        self._publish()
+        if self._learners.waiting:
+            # Behind what actions taught, for which somebody may be waiting.
+            self._learners.learn_shown(self.publisher.version)
+            self._dense_changed = True
         self._keep()
 
     def finish(self) -> None:
@@ -170,11 +177,13 @@ class Trainer:
 
     # --- publishing and keeping ------------------------------------------------------------------------------------
 
-    def _publish(self, *, at_once: bool) -> None:
+    def _publish(self) -> None:
         now = time.monotonic()
-        if now >= self._sparse_due or at_once:
+        # What an action taught goes as soon as nothing more is there to go with it; all the rest can wait.
+        if now >= self._sparse_due or (self._urgent and not self._learned_something):
             sent = self.publisher.publish_sparse(self._learners.online.table, self._feed.learned)
             if sent:
+                self._urgent = False
                 self._sparse_due = now + self._settings.trainer.publish_interval_ms / 1e3
         if (
             self._dense_changed

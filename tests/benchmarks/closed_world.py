@@ -269,10 +269,11 @@ class Loop:
         due: list[Example] = []
         while self.later and self.later[0][0] <= now:
             due.append(heapq.heappop(self.later)[2])
-        for start in range(0, max(len(due), 1), self.settings.trainer.max_batch):
+        for start in range(0, len(due), self.settings.trainer.max_batch):
             self.steps += 1
             chunk = due[start : start + self.settings.trainer.max_batch]
             self.learners.learn(chunk, now, pack_version(1, self.steps))
+        self.learners.learn_shown(pack_version(1, self.steps))
 
 
 def told(example: Example, seconds: float, revision: int = 0) -> Example:

@@ -100,7 +100,7 @@ def test_what_is_shown_is_a_negative_until_it_is_clicked():
     these.see([impression(0)], NOW)
     assert these.waiting and these.counters.fake_negatives == 0
     before = said(these)
-    learn(these)
+    these.learn_shown(pack_version(1, 1))
     shown = said(these)
     assert shown < before
     assert these.counters.fake_negatives == 4 and these.counters.learned == 0 and not these.waiting
@@ -126,7 +126,7 @@ def test_a_click_leaves_rows_as_if_it_had_been_known_at_once():
     )
     late, soon = learners(settings), learners(settings)
     late.see([impression(0, 1)], NOW)
-    learn(late)
+    late.learn_shown(pack_version(1, 1))
     assert said(late) < 0.1 - 1e-5
     learn(late, example(0, 0, 1.0), step=2)
     learn(soon, example(0, 0, 1.0))
@@ -135,13 +135,26 @@ def test_a_click_leaves_rows_as_if_it_had_been_known_at_once():
     assert said(soon) > 0.1 + 1e-4
 
 
+def test_what_an_example_says_first_is_no_fake_negative():
+    """A click comes in one batch with its impression: it goes first, and the other items are learned behind it."""
+    these, other = learners(), learners()
+    these.see([impression(0)], NOW)
+    learn(these, example(0, 0, 1.0), example(0, 1, 0.0))
+    learn(other, example(0, 0, 1.0), example(0, 1, 0.0))
+    assert these.online.table.digest() == other.online.table.digest()
+    these.learn_shown(pack_version(1, 2))
+    assert these.counters.fake_negatives == 2
+    assert [entry.fake for _, entry in these.predictions.items()] == [False, False, True, True]
+    assert these.counters.learned == 2
+
+
 @pytest.mark.parametrize("share", [0.25, 1.0])
 def test_fake_negatives_are_those_that_the_join_would_keep(share: float):
     join = msgspec.structs.replace(SETTINGS.join, negative_rate=share)
     these = learners(msgspec.structs.replace(SETTINGS, join=join))
     seen = [impression(number) for number in range(50)]
     these.see(seen, NOW)
-    learn(these)
+    these.learn_shown(pack_version(1, 1))
     kept = [f"r{n}/{k}" for n in range(50) for k in range(4) if negative_kept(f"r{n}/{k}", share)]
     assert these.counters.fake_negatives == len(kept)
     assert [name for name, entry in these.predictions.items() if entry.fake] == kept
@@ -181,7 +194,7 @@ def test_nothing_is_learned_when_shown_that_would_be_forgotten_before_its_exampl
     these = learners(msgspec.structs.replace(SETTINGS, trainer=trainer))
     for number in range(6):
         these.see([impression(number)], NOW)
-    learn(these)
+    these.learn_shown(pack_version(1, 1))
     assert these.counters.fake_negatives == 4
     # Two windows later the oldest is old enough.
     later = int(2e3 * SETTINGS.join.window_s) + 5
@@ -196,7 +209,7 @@ def test_a_fake_negative_that_is_refused_is_learned_by_its_example():
     bias = these.online.model.bias
     with torch.no_grad():
         bias.fill_(float("nan"))
-    learn(these)
+    these.learn_shown(pack_version(1, 1))
     assert these.counters.fake_negatives == 0
     assert [entry.fake for _, entry in these.predictions.items()] == [False]
 
@@ -287,6 +300,7 @@ def traffic(first: int, last: int) -> list[tuple[list[Impression], list[Example]
 def run(these: Learners, batches: list[tuple[list[Impression], list[Example]]], first: int) -> None:
     for step, (impressions, examples) in enumerate(batches, start=first):
         these.see(impressions, NOW)
+        these.learn_shown(pack_version(1, step))
         these.learn(examples, step, pack_version(1, step))
 
 
