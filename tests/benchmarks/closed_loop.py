@@ -1,7 +1,7 @@
 """How fast the online model learns a simulated world, without servers, and what a setting is worth there.
 
     python -m tests.benchmarks.closed_loop [--quick] [--json FILE] [--seeds N] [--compare VARIANT,...] [--organic N]
-        [--retrieve K]
+        [--retrieve K] [--window S]
 
 Users of a world (`closed_world`) ask, half of them the online model, half popularity. Every variant of `--compare` sees
 the same worlds: its figure is the difference in CTR from the default settings, paired by seed.
@@ -15,6 +15,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from msgspec import structs
 
 from online_learning.settings import (
     LearningSettings,
@@ -24,7 +25,7 @@ from online_learning.settings import (
     TrainerSettings,
 )
 from online_learning.studies.intervals import t_interval
-from streams.settings import TaskSettings
+from streams.settings import JoinSettings, TaskSettings
 from tests.benchmarks.closed_world import RATE, SLOTS, Loop
 from tests.benchmarks.report import Report, parse
 
@@ -63,6 +64,7 @@ def main() -> None:
         extra={
             "seeds": "how many worlds, 5",
             "compare": f"variants beside the defaults: {', '.join(VARIANTS)}",
+            "window": "seconds until the join's negatives come, 30",
             "organic": "acts a second that no request led to, 5",
             "retrieve": "candidates of each source that the online model ranks; 0, the default: all items",
         },
@@ -71,6 +73,7 @@ def main() -> None:
     if unknown := set(chosen) - set(VARIANTS):
         raise SystemExit(f"--compare {', '.join(sorted(unknown))}: must be of {', '.join(VARIANTS)}")
     organic, retrieve = float(options.extra.get("organic", "5")), int(options.extra.get("retrieve", "0"))
+    join = JoinSettings(window_s=float(options.extra.get("window", DEFAULTS.join.window_s)))
     seeds = range(1, 1 + int(options.extra.get("seeds", "2" if options.quick else "5")))
     requests = REQUESTS // 3 if options.quick else REQUESTS
     torch.set_num_threads(1)
@@ -82,7 +85,7 @@ def main() -> None:
             "requests": requests,
             "requests a second": RATE,
             "slots": SLOTS,
-            "window s": DEFAULTS.join.window_s,
+            "window s": join.window_s,
             "organic acts a second": organic,
             "candidates of a source": retrieve,
         },
@@ -90,7 +93,8 @@ def main() -> None:
     )
 
     def over_seeds(settings: LearningSettings) -> list[dict[str, float]]:
-        return [measure(seed, settings, requests, organic, retrieve) for seed in seeds]
+        told = structs.replace(settings, join=join)
+        return [measure(seed, told, requests, organic, retrieve) for seed in seeds]
 
     default = over_seeds(DEFAULTS)
     for name in default[0]:
