@@ -12,7 +12,7 @@ from online_learning.settings import LearningSettings
 from streams import kafka
 from streams.dead_letters import DeadLetters
 from streams.documents import deleted_id
-from streams.records import Example, Item, User
+from streams.records import Example, Impression, Item, User
 from streams.topics import EXAMPLES, IMPRESSIONS, ITEMS, USERS, Topic
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class Feed:
 
     def living(self, examples: list[Example]) -> list[Example]:
         """Without those of users erased since: what is read again (a restart, a backfill) must not undo an erasure."""
-        living = [one for one in examples if one.ts > self._erased_at.get(one.user, -1)]
+        living = [one for one in examples if self._lives(one)]
         self._learners.counters.erased += len(examples) - len(living)
         return living
 
@@ -98,8 +98,11 @@ class Feed:
     def _see_impressions(self, timeout_ms: float) -> None:
         found = (seen for _, seen in self._impressions.poll(timeout_ms, _IMPRESSIONS))
         # Of what is shown is learned: rows of a user that is erased since must not come back.
-        living = [seen for seen in found if seen.ts > self._erased_at.get(seen.user, -1)]
-        self._learners.see(living, time.time_ns() // 1_000_000)
+        self._learners.see([seen for seen in found if self._lives(seen)], time.time_ns() // 1_000_000)
+
+    def _lives(self, one: Example | Impression) -> bool:
+        """Whether its user was not erased since."""
+        return one.ts > self._erased_at.get(one.user, -1)
 
     def _catch_up(self, examples: list[Example], partitions: list[int]) -> None:
         """Reads impressions until these examples' are predicted, at most up to their present end, so that a request is

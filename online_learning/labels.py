@@ -106,8 +106,13 @@ def targets(
             corrects[row, t] = before is not None or (fake and value == 1.0)
             if value == 0.0 and example.cause is None and not example.organic:
                 # The window's end made it, and no action.
-                weights[row, t] = min(1.0 / max(example.negative_rate, 1e-6), MAX_WEIGHT)
+                weights[row, t] = negative_weight(example.negative_rate)
     return Targets(labels, weights, corrects, revised, fresh)
+
+
+def negative_weight(rate: float) -> float:
+    """What a negative of silence weighs that was kept at this rate: it stands for those that were not."""
+    return min(1.0 / max(rate, 1e-6), MAX_WEIGHT)
 
 
 def _value_before(example: Example, memory: Remembered | None, t: int, value: float) -> float | None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from online_learning.baselines import baselines
 from online_learning.batches import Batch, Batcher
 from online_learning.catalogue import Catalogue
-from online_learning.labels import MAX_WEIGHT, Targets, correction_weights, is_learned, negative_rates, targets
+from online_learning.labels import Targets, correction_weights, is_learned, negative_rates, negative_weight, targets
 from online_learning.learner import OnlineLearner
 from online_learning.models.fields import FieldEncoder
 from online_learning.models.scorers.two_tower import tower_keys
@@ -223,7 +223,7 @@ class Learners:
             return
         if len(rows) < batch.rows:
             batch, labels = batch.take(rows), labels[rows]
-        weights = np.full_like(labels, min(1.0 / self._join.negative_rate, MAX_WEIGHT))
+        weights = np.full_like(labels, negative_weight(self._join.negative_rate))
         sound = self.online.learn(batch, labels, weights, self.clock_ms, version)
         for row in rows[sound].tolist():
             entries[row].fake = True
@@ -304,10 +304,9 @@ class Learners:
         known = [None if one.organic else self.predictions.get(one.example_id) for one in examples]
         missing = [row for row, one in enumerate(examples) if known[row] is None and (one.organic or one.revision == 0)]
         said = np.full((len(examples), 1 + len(self._baselines), len(self.tasks)), np.nan, dtype=np.float32)
-        strangers = _Strangers(np.array(missing, dtype=np.int64), None)
-        if missing:
-            batch = self._batcher.of_examples([examples[row] for row in missing])
-            strangers = _Strangers(strangers.rows, batch)
+        batch = self._batcher.of_examples([examples[row] for row in missing]) if missing else None
+        strangers = _Strangers(np.array(missing, dtype=np.int64), batch)
+        if batch is not None:
             said[strangers.rows] = self._predict(batch)
         for row in missing:
             one = examples[row]
