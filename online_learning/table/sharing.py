@@ -69,7 +69,7 @@ def _frame_of(typing_context: Any, body: Any, arguments: Any) -> Any:
         inside = ir.IRBuilder(piece.append_basic_block())
         given = inside.load(inside.inttoptr(piece.args[0], frame.type))
         overload = body.dispatcher.overloads[inner.args]
-        context.active_code_library.add_linking_library(overload.library)
+        context.add_linking_libs(context.get_function(body, inner).libs)
         unpacked = cgutils.unpack_tuple(inside, given)  # type: ignore[no-untyped-call]
         status, _ = context.call_internal_no_propagate(inside, overload.fndesc, inner, [*unpacked, *piece.args[1:]])
         inside.ret(inside.zext(status.is_error, word))
