@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from rocksdict import BlockBasedOptions, Cache, DBCompactionStyle, Options, Rdict, WriteBatch
+from rocksdict import BlockBasedOptions, Cache, DBCompactionStyle, Options, Rdict, WriteBatch, WriteOptions
 
 log = logging.getLogger(__name__)
 
 # No key of a stage starts with a zero byte.
 _POSITION: Final = b"\x00position"
 _END: Final = b"\xff" * 16
+# How long (ms) changes may lie in buffers alone: what a restart after a kill reads again of the changelog.
+_FLUSH_MS: Final = 10_000
 Changes = Mapping[bytes, bytes | None]
 
 
@@ -63,6 +65,10 @@ class LocalState:
         table.set_cache_index_and_filter_blocks(True)
         table.set_block_cache(Cache(max(memory_bytes // 3, 2**20)))
         options.set_block_based_table_factory(table)
+        # The changelog is this copy's log: what a kill takes with the buffers is read there again.
+        self._unlogged = WriteOptions()
+        self._unlogged.disable_wal = True  # type: ignore[method-assign, assignment]
+        self._flushed_ms = 0
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _failures(folder):
             self._db = Rdict(str(folder), options)
@@ -104,7 +110,10 @@ class LocalState:
         return self.scan(b"\x01", _END)
 
     def apply(self, changes: Changes, position: Position | None) -> None:
-        """Writes changes (None deletes) and, where one is given, the position behind them; all or nothing."""
+        """Writes changes (None deletes) and, where one is given, the position behind them; all or nothing.
+
+        A kill may take what was applied in the 10 s before, by the positions' clock.
+        """
         batch = WriteBatch(raw_mode=True)
         put, delete = batch.put, batch.delete
         for key, value in changes.items():
@@ -115,9 +124,12 @@ class LocalState:
         if position is not None:
             put(_POSITION, msgspec.msgpack.encode(position))
         with _failures(self.folder):
-            self._db.write(batch)
-        if position is not None:
-            self.position = position
+            self._db.write(batch, self._unlogged)
+            if position is not None:
+                self.position = position
+                if position.at_ms - self._flushed_ms >= _FLUSH_MS:
+                    self._flushed_ms = position.at_ms
+                    self._db.flush(wait=False)
 
     def disk_bytes(self) -> int:
         """Bytes in files, what waits in memory included."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from streams.kept import Kept, Written
 from streams.local_state import LocalState, LocalStateError, Position, opened, ordered
 from streams.time_index import BUCKET_MS, TimeIndex, bucket_of
+from tests.stacks import wait_until
 
 MEMORY_BYTES = 2**20
 steps = st.lists(
@@ -130,6 +131,36 @@ def test_a_copy_keeps_its_position_with_its_content(tmp_path: Path) -> None:
     fresh = opened(tmp_path / "state", MEMORY_BYTES, anew=True)
     assert (dict(fresh.entries()), fresh.position) == ({}, None)
     fresh.close()
+
+
+def test_what_a_kill_leaves_is_a_prefix_and_at_most_ten_seconds_old(tmp_path: Path) -> None:
+    copy = opened(tmp_path / "state", MEMORY_BYTES)
+
+    def left(name: str) -> tuple[dict[bytes, bytes], Position | None]:
+        shutil.copytree(tmp_path / "state", tmp_path / name)
+        found = opened(tmp_path / name, MEMORY_BYTES)
+        try:
+            return dict(found.entries()), found.position
+        finally:
+            found.close()
+
+    def reaches(offset: int) -> bool:
+        shutil.rmtree(tmp_path / "image", ignore_errors=True)
+        try:
+            position = left("image")[1]
+        except shutil.Error:
+            # A file went away while it was copied.
+            return False
+        return position is not None and position.offset == offset
+
+    copy.apply({b"a": b"1"}, Position(1, 100_000))
+    wait_until(lambda: reaches(1), 20, "the first changes are on disk")
+    copy.apply({b"a": b"2", b"b": b"2"}, Position(2, 109_999))
+    assert left("young") in [({b"a": b"1"}, Position(1, 100_000)), ({b"a": b"2", b"b": b"2"}, Position(2, 109_999))]
+    copy.apply({b"c": b"3"}, Position(3, 110_000))
+    wait_until(lambda: reaches(3), 20, "what is ten seconds old is on disk")
+    assert left("old") == ({b"a": b"2", b"b": b"2", b"c": b"3"}, Position(3, 110_000))
+    copy.close()
 
 
 @pytest.mark.parametrize("damage", ["garbage", "truncated", "removed"])
