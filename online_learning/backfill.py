@@ -206,7 +206,7 @@ class Backfill:
         # Of a history, now is its newest event.
         now_ms = max([self._learners.clock_ms, *(example.ts for example in examples)])
         self._learners.learn(examples, now_ms, _VERSION)
-        self._learners.learn_shown(_VERSION)
+        self._learners.learn_rest(_VERSION)
 
     def _keep(self, *, wait: bool = False) -> None:
         for user in self._feed.follow_catalogue():

@@ -38,6 +38,14 @@ class _Shown(NamedTuple):
     entries: list[Remembered]
 
 
+class _Lesson(NamedTuple):
+    """What the online model has learned and its baselines are yet to: labels and weights f32 [B, T]."""
+
+    batch: Batch
+    labels: NDArray[np.float32]
+    weights: NDArray[np.float32]
+
+
 class _Strangers(NamedTuple):
     """Which rows (i64 [m], ascending) of some examples had to be predicted with them, and the batch of these."""
 
@@ -62,6 +70,7 @@ class Learners:
         self._shown_is_negative = np.array([task.shown_is_negative for task in settings.tasks])
         self._shown_tasks = tuple(np.flatnonzero(self._shown_is_negative).tolist())
         self._shown: list[_Shown] = []
+        self._lessons: list[_Lesson] = []
         self.value_tasks = tuple(task.name for task in settings.tasks if task.is_value)
         self._values = value_columns(settings.tasks)
         self._binary = np.array([not task.is_value for task in settings.tasks])
@@ -81,7 +90,7 @@ class Learners:
     def see(self, impressions: Sequence[Impression], now_ms: int) -> None:
         """Predicts all items of impressions that are learned from, and remembers it; `now_ms` is the wall clock.
 
-        They are learned as negatives by the next call of `learn_shown`.
+        They are learned as negatives by the next call of `learn_rest`.
         """
         self.counters.impressions += len(impressions)
         ours = [seen for seen in impressions if seen.items and is_learned(seen.arms, organic=False, arm=self._arm)]
@@ -106,8 +115,8 @@ class Learners:
 
     @property
     def waiting(self) -> bool:
-        """Whether `learn_shown` has something to learn."""
-        return bool(self._shown)
+        """Whether `learn_rest` has something to learn."""
+        return bool(self._shown or self._lessons)
 
     def unseen(self, examples: Sequence[Example]) -> bool:
         """Whether an example is of an impression that should have been predicted and was not."""
@@ -120,7 +129,8 @@ class Learners:
     def learn(self, examples: Sequence[Example], now_ms: int, version: int) -> bool:
         """Scores what was predicted, then learns; whether there was anything that was not learned already.
 
-        `version` stamps the rows, `now_ms` the alarms.
+        The baselines learn it with the next call of `learn_rest`, or before anything else is predicted. `version`
+        stamps the rows, `now_ms` the alarms.
 
         Rows are last seen, and expire, by the newest event time read so far: an outage longer than their time to live,
         or a wall clock that jumps, forgets nothing. An event from after `now_ms` counts as one of now: somebody's fast
@@ -154,9 +164,13 @@ class Learners:
         self._count(told, ~np.isnan(told) & np.isnan(found.fresh))
         return bool(len(rows))
 
-    def learn_shown(self, version: int) -> None:
-        """Learns what was seen since the last call as negatives of the tasks whose negatives are the items shown, where
-        no example has said a label since."""
+    def learn_rest(self, version: int) -> bool:
+        """Learns what nobody waits for; whether the online model learned anything.
+
+        The baselines learn what the online model has. Then what was seen since the last call is learned as negatives of
+        the tasks whose negatives are the items shown, where no example has said a label since.
+        """
+        self._teach()
         shown, self._shown = self._shown, []
         for batch, entries in shown:
             for first in range(0, batch.rows, self._max_batch):
@@ -165,6 +179,8 @@ class Learners:
                     entries[first : first + self._max_batch],
                     version,
                 )
+        self._teach()
+        return bool(shown)
 
     def evict(self, version: int) -> int:
         """Removes rows by the policy; how many, a limited number at a time. They become tombstones."""
@@ -179,6 +195,7 @@ class Learners:
 
     def state(self) -> TrainerState:
         """What a checkpoint keeps of all this beside rows and parameters; encode it before going on."""
+        self._teach()
         return TrainerState(
             optimizer=self.online.optimizer_state(),
             baselines={other.name: other.state() for other in self._baselines},
@@ -248,13 +265,19 @@ class Learners:
     def _teach_others(
         self, batch: Batch, labels: NDArray[np.float32], weights: NDArray[np.float32], sound: NDArray[np.bool_]
     ) -> None:
-        """Lets the baselines learn what the online model could, labels and weights f32 [B, T]."""
+        """Has the baselines learn later what the online model could, labels and weights f32 [B, T]."""
         if not sound.any():
             return
         if not sound.all():
             batch, labels, weights = batch.take(np.flatnonzero(sound)), labels[sound], weights[sound]
-        for other in self._baselines:
-            other.learn(batch, labels, weights)
+        self._lessons.append(_Lesson(batch, labels, weights))
+
+    def _teach(self) -> None:
+        """Lets the baselines learn what they are behind with."""
+        lessons, self._lessons = self._lessons, []
+        for lesson in lessons:
+            for other in self._baselines:
+                other.learn(*lesson)
 
     def _learn(
         self,
@@ -289,6 +312,7 @@ class Learners:
 
     def _predict(self, batch: Batch) -> NDArray[np.float32]:
         """Predictions f32 [B, L, T] of all learners, the online model first."""
+        self._teach()
         everyone = [self.online.predict(batch), *(other.predict(batch) for other in self._baselines)]
         return np.stack(everyone, axis=1)
 

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 _REPORT_INTERVAL_S: Final = 1.0
 # Users, items and erasures are few: asking Kafka for them before every batch cost as much as decoding the examples.
-_CATALOGUE_INTERVAL_S: Final = 0.05
+_CATALOGUE_INTERVAL_S: Final = 0.2
 # Impressions are there long before their examples, and many are learned at once for little more than one; one whose
 # examples come sooner is predicted with them.
 _AHEAD_INTERVAL_S: Final = 0.1
@@ -128,8 +128,7 @@ class Trainer:
         self._publish()
         if self._learners.waiting:
             # Behind what actions taught, for which somebody may be waiting.
-            self._learners.learn_shown(self.publisher.version)
-            self._dense_changed = True
+            self._dense_changed |= self._learners.learn_rest(self.publisher.version)
         self._keep()
 
     def finish(self) -> None:

@@ -273,7 +273,7 @@ class Loop:
             self.steps += 1
             chunk = due[start : start + self.settings.trainer.max_batch]
             self.learners.learn(chunk, now, pack_version(1, self.steps))
-        self.learners.learn_shown(pack_version(1, self.steps))
+        self.learners.learn_rest(pack_version(1, self.steps))
 
 
 def told(example: Example, seconds: float, revision: int = 0) -> Example:

@@ -91,7 +91,7 @@ def main() -> int:
     def run(first: int, last: int) -> None:
         for start in range(first, last, batch):
             learners.see(seen[start // SLOTS : (start + batch) // SLOTS], start)
-            learners.learn_shown(1)
+            learners.learn_rest(1)
             learners.learn(examples[start : start + batch], start, 1)
 
     run(0, warm)
@@ -102,7 +102,7 @@ def main() -> int:
         watched.put(other, "predict", f"baseline {other.name}")
         watched.put(other, "learn", f"baseline {other.name}")
     watched.put(learners, "see", "all")
-    watched.put(learners, "learn_shown", "all")
+    watched.put(learners, "learn_rest", "all")
     watched.put(learners, "learn", "all")
     run(warm, len(examples))
     whole_s = watched.spent_s.pop("all")

@@ -100,7 +100,7 @@ def test_what_is_shown_is_a_negative_until_it_is_clicked():
     these.see([impression(0)], NOW)
     assert these.waiting and these.counters.fake_negatives == 0
     before = said(these)
-    these.learn_shown(pack_version(1, 1))
+    these.learn_rest(pack_version(1, 1))
     shown = said(these)
     assert shown < before
     assert these.counters.fake_negatives == 4 and these.counters.learned == 0 and not these.waiting
@@ -126,7 +126,7 @@ def test_a_click_leaves_rows_as_if_it_had_been_known_at_once():
     )
     late, soon = learners(settings), learners(settings)
     late.see([impression(0, 1)], NOW)
-    late.learn_shown(pack_version(1, 1))
+    late.learn_rest(pack_version(1, 1))
     assert said(late) < 0.1 - 1e-5
     learn(late, example(0, 0, 1.0), step=2)
     learn(soon, example(0, 0, 1.0))
@@ -142,7 +142,7 @@ def test_what_an_example_says_first_is_no_fake_negative():
     learn(these, example(0, 0, 1.0), example(0, 1, 0.0))
     learn(other, example(0, 0, 1.0), example(0, 1, 0.0))
     assert these.online.table.digest() == other.online.table.digest()
-    these.learn_shown(pack_version(1, 2))
+    these.learn_rest(pack_version(1, 2))
     assert these.counters.fake_negatives == 2
     assert [entry.fake for _, entry in these.predictions.items()] == [False, False, True, True]
     assert these.counters.learned == 2
@@ -154,7 +154,7 @@ def test_fake_negatives_are_those_that_the_join_would_keep(share: float):
     these = learners(msgspec.structs.replace(SETTINGS, join=join))
     seen = [impression(number) for number in range(50)]
     these.see(seen, NOW)
-    these.learn_shown(pack_version(1, 1))
+    these.learn_rest(pack_version(1, 1))
     kept = [f"r{n}/{k}" for n in range(50) for k in range(4) if negative_kept(f"r{n}/{k}", share)]
     assert these.counters.fake_negatives == len(kept)
     assert [name for name, entry in these.predictions.items() if entry.fake] == kept
@@ -194,7 +194,7 @@ def test_nothing_is_learned_when_shown_that_would_be_forgotten_before_its_exampl
     these = learners(msgspec.structs.replace(SETTINGS, trainer=trainer))
     for number in range(6):
         these.see([impression(number)], NOW)
-    these.learn_shown(pack_version(1, 1))
+    these.learn_rest(pack_version(1, 1))
     assert these.counters.fake_negatives == 4
     # Two windows later the oldest is old enough.
     later = int(2e3 * SETTINGS.join.window_s) + 5
@@ -209,7 +209,7 @@ def test_a_fake_negative_that_is_refused_is_learned_by_its_example():
     bias = these.online.model.bias
     with torch.no_grad():
         bias.fill_(float("nan"))
-    these.learn_shown(pack_version(1, 1))
+    these.learn_rest(pack_version(1, 1))
     assert these.counters.fake_negatives == 0
     assert [entry.fake for _, entry in these.predictions.items()] == [False]
 
@@ -300,8 +300,26 @@ def traffic(first: int, last: int) -> list[tuple[list[Impression], list[Example]
 def run(these: Learners, batches: list[tuple[list[Impression], list[Example]]], first: int) -> None:
     for step, (impressions, examples) in enumerate(batches, start=first):
         these.see(impressions, NOW)
-        these.learn_shown(pack_version(1, step))
+        these.learn_rest(pack_version(1, step))
         these.learn(examples, step, pack_version(1, step))
+
+
+def test_baselines_learn_behind_the_model_and_before_anything_else_is_predicted():
+    plain = msgspec.structs.replace(
+        SETTINGS, trainer=msgspec.structs.replace(SETTINGS.trainer, fake_negatives=False, validation_window=1)
+    )
+    one, other = learners(plain), learners(plain)
+    nothing = one.state().baselines
+    for step, (impressions, examples) in enumerate(traffic(1, 8), start=1):
+        for these in (one, other):
+            these.see(impressions, NOW)
+            these.learn(examples, step, pack_version(1, step))
+            assert these.waiting
+        one.learn_rest(pack_version(1, step))
+        assert not one.waiting
+    assert other.state().baselines == one.state().baselines != nothing
+    assert not other.waiting
+    assert other.progressive.take_closed(0, 1) == one.progressive.take_closed(0, 1) != []
 
 
 @pytest.mark.parametrize("optimizer", OptimizerKind)

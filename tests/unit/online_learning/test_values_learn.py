@@ -95,7 +95,7 @@ def learn(these: Learners, batches: list[tuple[Impression, list[Example]]], firs
     for start in range(first, len(batches), 8):
         some = batches[start : start + 8]
         these.see([impression for impression, _ in some], T0 + start)
-        these.learn_shown(pack_version(1, 1 + start))
+        these.learn_rest(pack_version(1, 1 + start))
         these.learn([one for _, examples in some for one in examples], T0 + start, pack_version(1, 1 + start))
 
 
