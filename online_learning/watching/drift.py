@@ -30,11 +30,13 @@ Measured on 40 streams of 20,000 losses that do not drift, independent or alike 
 MAX_SCENES: Final = 32
 """Scenes watched per task. One more takes the place of the one unseen for longest, if that is unseen for long."""
 SCENE_UNSEEN_EXAMPLES: Final = 20_000
-"""So many examples of other scenes are long: scenes that take turns would otherwise drive each other out."""
+"""So many examples of other scenes are long: scenes that take turns would otherwise drive each other out. What is gone
+for so long ends its alarm, too: nobody is shown what went wrong any more."""
 SCENE_DELTA: Final = DELTA / MAX_SCENES
 """So that all scenes together raise no more false alarms than one watch (Bonferroni)."""
 QUIET_EXAMPLES: Final = 5_000
-"""An alarm ends when the error falls, or when it has not risen any further over this many examples."""
+"""An alarm ends when the error falls, or when it has not risen any further over this many examples of its own; that of
+a scene also after SCENE_UNSEEN_EXAMPLES of others."""
 # Of a probability of 0 or 1; the cap is far nearer.
 _LEAST: Final = 1e-7
 
@@ -182,6 +184,9 @@ class Drift:
             if watch is not None:
                 watch.seen = self._seen[task]
                 self._look(watch, of_scene, self.learners[0], task, now_ms, scene)
+        for watch in self._scenes[task].values():
+            if self._seen[task] - watch.seen >= SCENE_UNSEEN_EXAMPLES:
+                watch.alarm = None
 
     def _new_scene(self, task: str, scene: str) -> _Watch | None:
         """A watch for another scene; None where there is no room."""

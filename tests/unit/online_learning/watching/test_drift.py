@@ -150,6 +150,20 @@ def test_scenes_watched_are_bounded_and_one_long_unseen_makes_room():
     assert {state.scene for state in drift.state()} - {None} == watched - {"s0"} | {"new"}
 
 
+def test_the_alarm_of_a_scene_ends_some_time_after_the_scene():
+    drift = one()
+    said, labels, names = by_scene(0, 22_000, 10, drifts_at=20_000)
+    watch_scenes(drift, said, labels, names)
+    assert "s0" in [alarm.scene for alarm in drift.standing()]
+    said, labels = stream(1, SCENE_UNSEEN_EXAMPLES + BATCH)
+    almost = SCENE_UNSEEN_EXAMPLES - BATCH
+    watch_scenes(drift, said[:almost], labels[:almost], ["s1"] * almost)
+    assert "s0" in [alarm.scene for alarm in drift.standing()]
+    # No more of the scene comes: its page is gone.
+    watch_scenes(drift, said[almost:], labels[almost:], ["s1"] * (len(said) - almost))
+    assert drift.standing() == []
+
+
 def test_a_restored_watch_of_scenes_goes_on_too():
     said, labels, names = by_scene(2, 30_000, 10, drifts_at=20_000)
     whole, first, second = one(), one(), one()
