@@ -1,6 +1,5 @@
 """One run from the first process to the last comparison; whatever happens, nothing is left running."""
 
-import random
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -21,7 +20,6 @@ from infra.chaos.settle import settle
 from infra.control import StackError
 from online_learning.models.fields import FieldEncoder
 from serving.shared.mirror import Mirror
-from streams.failpoints import CATALOGUE
 
 Tell = Callable[[str], None]
 
@@ -102,10 +100,7 @@ class Campaign:
     def _run(self, part: str, arena: Arena, watch: Watch, ends: ExampleEnds, mounted: bool) -> None:
         plan = self._plan
         if part == "failpoints":
-            names = [name for name in CATALOGUE if not plan.points or name in plan.points]
-            if not plan.hits:
-                names = points.chosen(random.Random(plan.seed))
-            hits = max(plan.hits, 1)
+            names, hits = points.places(plan), max(plan.hits, 1)
             found = points.Points(arena, watch, ends, points.orders(names, hits, plan.seed))
             try:
                 found.run(self._tell)

@@ -34,6 +34,7 @@ def chaos(
     from infra.chaos.campaign import Campaign
     from infra.chaos.plan import PARTS, Plan
     from infra.chaos.plan import quick as shortest
+    from infra.chaos.points import named
     from infra.chaos.report import show, write
     from infra.control import StackError
     from infra.local.install import InstallError
@@ -46,17 +47,17 @@ def chaos(
             out.print(f"{name:36} {place.kind.value:12} {place.what}", highlight=False, soft_wrap=True)
         return
     with reported(StackError, InstallError, BrokerAway):
-        plan = shortest(seed) if quick else Plan(seed=seed)
+        places = named(points) if points is not None else ()
+        plan = shortest(seed, places) if quick else Plan(seed=seed, points=places)
         given = {"kills": kills, "hits": hits, "rate": rate}
         plan = replace(plan, **{name: value for name, value in given.items() if value is not None})
-        if only:
+        if only is not None:
             parts = tuple(part.strip() for part in only.split(","))
             if unknown := [part for part in parts if part not in PARTS]:
                 raise SettingsError(f"--only: {unknown[0]!r} is unknown: must be one of {', '.join(PARTS)}")
+            if places and "failpoints" not in parts:
+                raise SettingsError(f"--points names failpoints, and --only {only} leaves them out")
             plan = replace(plan, parts=parts)
-        if points:
-            starts = tuple(start.strip() for start in points.split(","))
-            plan = replace(plan, points=tuple(name for name in CATALOGUE if name.startswith(starts)))
         # Everything that was started is stopped, also by who began this in the background, where shells ignore Ctrl-C.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)

@@ -5,6 +5,8 @@ from typing import Final
 import msgspec
 
 PARTS: Final = ("failpoints", "kills", "takeover", "disk")
+NEEDS_A_CROWD: Final = frozenset({"replica.table-grown"})
+"""Failpoints that only tables larger than their first size reach."""
 
 # Windows of seconds, so that examples are closed while it runs; checkpoints twice a second, batches of the sink three
 # times and dense bundles five times, so that kills meet them.
@@ -36,10 +38,11 @@ restart_max_s = 0.1
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """`parts`: which of PARTS, in their order. `hits`: how often each failpoint strikes; 0: once at a seeded choice of
-    them that has every process and every kind of step. `kills`: random kills. `rate`: requests a second. `crowd`:
-    users that come once before the load, so that the tables outgrow their first size. `budget_s`: the longest time
-    from a kill to the next applied frame."""
+    """`parts`: which of PARTS, in their order. `hits`: how often each failpoint strikes; 0: once, and without
+    `points` only at a seeded choice of them that has every process and every kind of step. `kills`: random kills.
+    `rate`: requests a second. `crowd`: users that come once before the load, so that the tables outgrow their first
+    size. `budget_s`: the longest time from a kill to the next applied frame. `points`: the failpoints that strike
+    (empty: all)."""
 
     seed: int = 0
     parts: tuple[str, ...] = PARTS
@@ -52,11 +55,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def feast(self) -> bool:
-        """Whether the feature pusher takes part: where its own places are struck, and not in the shortest form."""
-        named = not self.points or any(name.startswith("features.") for name in self.points)
-        return "failpoints" in self.parts and self.hits > 0 and named
+        """Whether the feature pusher takes part: where its own places are struck, in the shortest form only those that
+        are named."""
+        struck = any(name.startswith("features.") for name in self.points) if self.points else self.hits > 0
+        return "failpoints" in self.parts and struck
 
 
-def quick(seed: int) -> Plan:
-    """All of it in its shortest form. It runs among other tests, so it does not judge how long anything took."""
-    return Plan(seed=seed, hits=0, kills=6, rate=15.0, crowd=0, budget_s=240.0)
+def quick(seed: int, points: tuple[str, ...] = ()) -> Plan:
+    """All of it in its shortest form, or of the failpoints only `points`. It runs among other tests, so it does not
+    judge how long anything took."""
+    plan = Plan(seed=seed, hits=0, kills=6, rate=15.0, budget_s=240.0, points=points)
+    return plan if NEEDS_A_CROWD.intersection(points) else msgspec.structs.replace(plan, crowd=0)

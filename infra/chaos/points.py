@@ -13,7 +13,9 @@ from typing import Final
 from infra.chaos.arena import Arena, Failed
 from infra.chaos.broker import ExampleEnds
 from infra.chaos.compare import Check
+from infra.chaos.plan import NEEDS_A_CROWD, Plan
 from infra.chaos.recovery import Watch
+from infra.settings import SettingsError
 from streams.failpoints import CATALOGUE, Arm, Kind
 
 # From an event to a reader's row: only what dies on the way interrupts it.
@@ -67,8 +69,6 @@ _COUNTS: Final[dict[str, tuple[int, int]]] = {
 }
 _CHECKPOINTS: Final = (1, 3)
 
-# Needs tables larger than their first size, which the shortest form does not make.
-_NEEDS_A_CROWD: Final = {"replica.table-grown"}
 # Lives that begin too slowly for the shortest form.
 _SLOW: Final = "features"
 # A place that is not reached in this time (of a loaded machine) is one that is not there.
@@ -76,6 +76,26 @@ _REACHED_S: Final = 120.0
 # One that does not begin another life in this time never will.
 _BEGUN_S: Final = 120.0
 _LOOK_S: Final = 0.05
+
+
+def named(starts: str) -> tuple[str, ...]:
+    """The places whose names begin as one of `starts`, as "trainer.,sink.end". Raises SettingsError where one begins
+    none."""
+    beginnings = tuple(start.strip() for start in starts.split(","))
+    for start in beginnings:
+        if not start or not any(name.startswith(start) for name in CATALOGUE):
+            process = f"{start.partition('.')[0]}."
+            known = [name for name in CATALOGUE if name.startswith(process)] or [f"{one}." for one in PROCESSES]
+            told = f"--points: no failpoint begins with {start!r}: must begin as one of {', '.join(known)}"
+            raise SettingsError(told)
+    return tuple(name for name in CATALOGUE if name.startswith(beginnings))
+
+
+def places(plan: Plan) -> list[str]:
+    """Those that a plan strikes."""
+    if plan.points:
+        return list(plan.points)
+    return list(CATALOGUE) if plan.hits else chosen(random.Random(plan.seed))
 
 
 def chosen(rng: random.Random) -> list[str]:
@@ -86,7 +106,7 @@ def chosen(rng: random.Random) -> list[str]:
             places = [
                 name
                 for name, place in CATALOGUE.items()
-                if name.startswith(f"{process}.") and place.kind is kind and name not in _NEEDS_A_CROWD
+                if name.startswith(f"{process}.") and place.kind is kind and name not in NEEDS_A_CROWD
             ]
             found += rng.sample(places, min(1, len(places)))
     return found

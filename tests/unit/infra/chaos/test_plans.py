@@ -3,11 +3,14 @@
 import itertools
 import random
 from collections import Counter
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from infra.chaos import kills, points
 from infra.chaos.plan import CONFIG, PARTS, Plan, quick
+from infra.cli import app
 from infra.settings import parse
 from streams.failpoints import CATALOGUE, Kind
 
@@ -71,3 +74,44 @@ def test_feast_takes_part_where_its_places_are_struck() -> None:
     assert not Plan(points=("worker.fenced",)).feast
     assert not Plan(parts=("kills",)).feast
     assert not quick(0).feast
+    assert quick(0, ("features.pushed",)).feast
+
+
+# --- the failpoints that are named
+
+
+def test_beginnings_of_names_choose_failpoints() -> None:
+    found = points.named("sink.end, trainer.dense-sent")
+    assert set(found) == {"sink.end-committing", "sink.end-committed", "trainer.dense-sent"}
+
+
+@pytest.mark.parametrize("quickly", [False, True])
+def test_only_the_failpoints_that_are_named_are_struck(quickly: bool) -> None:
+    names = points.named("sink.")
+    plan = quick(0, names) if quickly else Plan(points=names)
+    assert points.places(plan) == [name for name in CATALOGUE if name.startswith("sink.")]
+    assert points.places(Plan()) == list(CATALOGUE)
+    assert points.places(quick(3)) == points.chosen(random.Random(3))
+
+
+def test_the_shortest_form_has_the_crowd_that_a_named_failpoint_needs() -> None:
+    assert quick(0, ("replica.table-grown",)).crowd == Plan().crowd
+    assert quick(0).crowd == quick(0, ("trainer.learned",)).crowd == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--points", "tariner."], "'tariner.': must begin as one of trainer., replica., worker., sink., features."),
+        (["--points", "sink.ends"], "'sink.ends': must begin as one of sink.resumed, sink.intent-committing"),
+        (["--points", "sink.,"], "no failpoint begins with ''"),
+        (["--quick", "--points", ""], "no failpoint begins with ''"),
+        (["--points", "sink.", "--only", "kills"], "--only kills leaves them out"),
+        (["--only", ""], "--only: '' is unknown"),
+    ],
+)
+def test_what_names_nothing_stops_the_start(tmp_path: Path, options: list[str], said: str) -> None:
+    done = CliRunner().invoke(app, ["chaos", *options, "--keep", str(tmp_path / "chaos")])
+    assert done.exit_code == 1
+    assert said in done.stderr
+    assert not (tmp_path / "chaos").exists()
