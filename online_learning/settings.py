@@ -194,17 +194,19 @@ class RowSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Which keys have a row in the sparse table, and for how long.
 
     `max_rows`: rows planned for (0: as many as memory holds), and what an unseen key meets when they are `full`.
-    `admission`: which unseen keys get a row; `admission_threshold` is of `count`, `admission_probability` of
-    `probability`. `eviction`: which rows go, every `evict_interval_s` and when a full table makes room; under `ttl`
-    those of a field whose key was not seen for `ttl_s` (0: never), or for what `ttl_s_of_field` says of that field.
-    Time is that of the events: while none come, nothing expires. What is of a policy that is not chosen is refused
-    where it is set.
+    `admission`: which unseen keys get a row; `admission_threshold` and `admission_counters` are of `count`,
+    `admission_probability` of `probability`. `count` forgets: with threshold t, a key has to come t times among some
+    (t - 1) / 2 sightings of unseen keys per counter. `eviction`: which rows go, every `evict_interval_s` and when a
+    full table makes room; under `ttl` those of a field whose key was not seen for `ttl_s` (0: never), or for what
+    `ttl_s_of_field` says of that field. Time is that of the events: while none come, nothing expires. What is of a
+    policy that is not chosen is refused where it is set.
     """
 
     max_rows: Annotated[int, Meta(ge=0)] = 0
     full: FullPolicy = FullPolicy.GROW
     admission: AdmissionPolicy = AdmissionPolicy.ALWAYS
     admission_threshold: Count = 2
+    admission_counters: Count = 1 << 18
     admission_probability: Annotated[float, Meta(gt=0, le=1)] = 1.0
     eviction: EvictionPolicy = EvictionPolicy.NONE
     ttl_s: Annotated[float, Meta(ge=0)] = 0.0
@@ -214,6 +216,7 @@ class RowSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     def __post_init__(self) -> None:
         for field, needed, chosen in (
             ("admission_threshold", AdmissionPolicy.COUNT, self.admission),
+            ("admission_counters", AdmissionPolicy.COUNT, self.admission),
             ("admission_probability", AdmissionPolicy.PROBABILITY, self.admission),
             ("ttl_s", EvictionPolicy.TTL, self.eviction),
             ("ttl_s_of_field", EvictionPolicy.TTL, self.eviction),
@@ -235,7 +238,10 @@ class RowSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             ttl_s_of_space={space_of[name]: ttl_s for name, ttl_s in self.ttl_s_of_field.items()},
         )
         admission = AdmissionSettings(
-            policy=self.admission, threshold=self.admission_threshold, probability=self.admission_probability
+            policy=self.admission,
+            threshold=self.admission_threshold,
+            probability=self.admission_probability,
+            counters=self.admission_counters,
         )
         return structs.replace(table, max_rows=self.max_rows, full=self.full, admission=admission, eviction=eviction)
 

@@ -1,10 +1,12 @@
 """Which unseen keys get a row: always, at the n-th sighting, or by chance.
 
 The counting filter is a count-min sketch (Cormode, Muthukrishnan 2005) of 4 rows of w counters with conservative
-update (Estan, Varghese 2002). After N sightings of keys that have no row, a key's count is never too low, and too
-high by more than e * N / w with chance at most e^-4 = 0.018 (conservative update only lowers that). Every 8 * w
-such sightings all counters are halved, or a long stream would fill it; a key seen less often than that can thus
-be admitted late, and N in the bound stays under 16 * w.
+update (Estan, Varghese 2002). Its period is w * (threshold - 1) / 2 sightings of keys that have no row: with each, all
+counters are halved, or a long stream would fill them. In such a stream, however long,
+- at most 1 % of the keys that come once get a row (0.6 % where no others come, at threshold 2; less above);
+- a key whose first `threshold` sightings lie within a share x of a period is late with chance x at most: the chance
+  that counters are halved between them. Each halving costs it half a threshold of sightings at most; a key that comes
+  less often than `threshold` times in two periods may never get a row.
 """
 
 import numpy as np
@@ -14,7 +16,6 @@ from online_learning.table.intrinsics import mix64
 from online_learning.table.settings import AdmissionPolicy
 
 SKETCH_ROWS = 4
-HALVING_PERIOD = 8
 
 ALWAYS, COUNT, PROBABILITY = 0, 1, 2
 CODES = {
@@ -28,7 +29,7 @@ SIGHTINGS, DRAWS = 0, 1
 
 
 @inlined
-def count_sighting(sketch, state, seed, key):  # type: ignore[no-untyped-def]
+def count_sighting(threshold, sketch, state, seed, key):  # type: ignore[no-untyped-def]
     """Count one sighting of a key in the sketch u16 [4 * w] and return its estimated count."""
     width = np.uint64(sketch.shape[0] // SKETCH_ROWS)
     hashed = mix64(key ^ seed)
@@ -46,7 +47,7 @@ def count_sighting(sketch, state, seed, key):  # type: ignore[no-untyped-def]
                 sketch[place] = raised
         least = raised
     state[SIGHTINGS] += 1
-    if state[SIGHTINGS] >= np.int64(width) * HALVING_PERIOD:
+    if 2 * state[SIGHTINGS] >= np.int64(width) * max(threshold - 1, 1):
         for other in range(sketch.shape[0]):
             sketch[other] >>= np.uint16(1)
         state[SIGHTINGS] = 0
@@ -57,7 +58,7 @@ def count_sighting(sketch, state, seed, key):  # type: ignore[no-untyped-def]
 def admits(policy, threshold, cut, sketch, state, seed, key):  # type: ignore[no-untyped-def]
     """Whether this sighting of an unseen key earns it a row. `cut`: probability * 2^64."""
     if policy == COUNT:
-        return count_sighting(sketch, state, seed, key) >= threshold
+        return count_sighting(threshold, sketch, state, seed, key) >= threshold
     if policy == PROBABILITY:
         state[DRAWS] += 1
         return mix64(mix64(seed ^ np.uint64(state[DRAWS])) ^ key) <= cut

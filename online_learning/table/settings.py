@@ -37,7 +37,7 @@ class AdmissionPolicy(enum.StrEnum):
 
     ALWAYS = "always"
     COUNT = "count"
-    """At the `threshold`-th sighting, as a count-min sketch counts them: it may admit early, never late."""
+    """At the `threshold`-th sighting, as a count-min sketch counts them: few early, some late (see admission.py)."""
     PROBABILITY = "probability"
     """Each sighting is admitted with `probability`: 1 / probability sightings on average."""
 
@@ -101,7 +101,7 @@ class InitializerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AdmissionSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`counters`: width w of the count-min sketch (a power of two; 4 rows of u16). Its error is in admission.py."""
+    """`counters`: width w of the count-min sketch (a power of two; 4 rows of u16). Its errors are in admission.py."""
 
     policy: AdmissionPolicy = AdmissionPolicy.ALWAYS
     threshold: int = 2

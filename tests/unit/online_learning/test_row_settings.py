@@ -21,13 +21,15 @@ def test_what_the_settings_say_is_what_the_table_does() -> None:
         full="evict",
         admission="count",
         admission_threshold=3,
+        admission_counters=1 << 12,
         eviction="ttl",
         ttl_s=30 * DAY_S,
         ttl_s_of_field={"user": DAY_S},
     )
     table = table_settings(settings)
     assert (table.max_rows, table.full) == (1_000, FullPolicy.EVICT)
-    assert (table.admission.policy, table.admission.threshold) == (AdmissionPolicy.COUNT, 3)
+    admission = table.admission
+    assert (admission.policy, admission.threshold, admission.counters) == (AdmissionPolicy.COUNT, 3, 1 << 12)
     (space,) = [space for space, name in FieldEncoder(settings.model).space_names().items() if name == "user"]
     assert table.eviction.policy is EvictionPolicy.TTL
     assert (table.eviction.ttl_s, table.eviction.ttl_s_of_space) == (30 * DAY_S, {space: DAY_S})
@@ -48,6 +50,8 @@ def test_without_a_word_rows_stay_for_ever() -> None:
         ({"eviction": "ttl"}, "`ttl_s` == 0.0, must be > 0"),
         ({"full": "refuse"}, "`max_rows` == 0, must be > 0"),
         ({"full": "evict", "max_rows": 5}, "`eviction.policy` == 'none', must be"),
+        ({"admission": "count", "admission_counters": 1000}, "`counters` == 1000, must be a power of two"),
+        ({"admission_counters": 1024}, "`admission_counters` == 1024, must be left out"),
         ({"admission": "sometimes"}, "Invalid enum value 'sometimes'"),
     ],
 )
