@@ -40,7 +40,7 @@ class Intake:
 
     def __init__(self, settings: StreamsSettings) -> None:
         self._max_bytes = settings.max_record_bytes
-        self._future_ms = int(settings.join.future_s * 1_000)
+        self._future_ms = settings.join.future_ms
         self._rules = LabelRules(settings.tasks, settings.labels)
 
     def read(self, data: bytes | None, origin: str, now_ms: int) -> Accepted:

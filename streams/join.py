@@ -76,9 +76,9 @@ class Join:
 
     def __init__(self, settings: StreamsSettings, disk: LocalState) -> None:
         join = settings.join
-        self._window_ms = int(join.window_s * 1_000)
-        self._lateness_ms = int(join.lateness_s * 1_000)
-        self._horizon_ms = int(join.horizon_s * 1_000)
+        self._window_ms = join.window_ms
+        self._lateness_ms = join.lateness_ms
+        self._horizon_ms = join.horizon_ms
         self._rate = join.negative_rate
         self._max_held = join.max_held
         self._rules = LabelRules(settings.tasks, settings.labels)

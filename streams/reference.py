@@ -82,7 +82,7 @@ def _partition(
     impressions: Iterable[Impression], actions: Iterable[Action], settings: StreamsSettings
 ) -> Iterable[Expected]:
     join, rules = settings.join, LabelRules(settings.tasks, settings.labels)
-    window, lateness, horizon = (1_000 * s for s in (join.window_s, join.lateness_s, join.horizon_s))
+    window, lateness, horizon = join.window_ms, join.lateness_ms, join.horizon_ms
 
     shown: dict[tuple[str, str], _Shown] = {}
     newest = float("-inf")
@@ -122,7 +122,7 @@ def _partition(
             yield from _revisions(held.impression, item, held.acted.get(k, []), window, rules, join.negative_rate)
 
 
-def _slot(held: _Shown | None, action: Action, behind: float, remembered: float) -> int | None:
+def _slot(held: _Shown | None, action: Action, behind: float, remembered: int) -> int | None:
     """The slot that the action joins, if any."""
     if held is None or action.ts < held.behind:
         return None
@@ -135,7 +135,7 @@ def _revisions(
     impression: Impression,
     shown: Shown,
     acted: list[tuple[Action, float]],
-    window: float,
+    window: int,
     rules: LabelRules,
     rate: float,
 ) -> Iterable[Expected]:

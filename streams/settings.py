@@ -99,6 +99,26 @@ class JoinSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     future_s: Positive = 3600.0
     max_held: Count = 20_000_000
 
+    @property
+    def window_ms(self) -> int:
+        """`window_s` in ms, as events count it."""
+        return round(1_000 * self.window_s)
+
+    @property
+    def lateness_ms(self) -> int:
+        """`lateness_s` in ms."""
+        return round(1_000 * self.lateness_s)
+
+    @property
+    def horizon_ms(self) -> int:
+        """`horizon_s` in ms."""
+        return round(1_000 * self.horizon_s)
+
+    @property
+    def future_ms(self) -> int:
+        """`future_s` in ms."""
+        return round(1_000 * self.future_s)
+
 
 class StateSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the worker's state is. `memory_mb`: how much of it one partition of a stage holds in memory, half as it

@@ -6,6 +6,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -178,6 +179,23 @@ def test_the_last_value_of_a_slot_does_not_depend_on_the_order_of_the_log(
     shuffled = random.sample(acted, len(acted))
     one, other = (_last_values(expected_examples({0: shown}, {0: order}, configured)) for order in (acted, shuffled))
     assert one == other
+
+
+@pytest.mark.parametrize("after_ms", [2_003, 2_004, 2_005])
+def test_part_of_a_millisecond_is_rounded_by_join_and_reference_alike(tmp_path: Path, after_ms: int) -> None:
+    join = JoinSettings(window_s=1.0019, lateness_s=0.0, horizon_s=1.0019)
+    configured = StreamsSettings(join=join)
+    shown = Impression(1, "r1", T0, "u1", [Shown("a", 0, 0.5, 0.5, "x", False)])
+    ts = T0 + after_ms
+    acted = Action(ts=ts, user="u1", item="a", kind="click", event_id="e", received_at=ts, request_id="r1")
+    run = Run(tmp_path / "state", configured)
+    run.join.impression(shown, IMPRESSIONS.codec.encode(shown))
+    run.join.action(acted)
+    run.commit(10**6, 10**6)
+    run.disk.close()
+    got = sorted(map(observed, run.examples))
+    assert got == expected_examples({0: [shown]}, {0: [acted]}, configured)
+    assert any(one.organic for one in got) == (after_ms > 2_004)
 
 
 def _last_values(examples: list[Expected]) -> dict[str, tuple[str, str, float]]:
