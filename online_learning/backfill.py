@@ -6,6 +6,10 @@ with the very next example. Nothing is published: of this history the update log
 
 Like the live trainer it keeps itself every `checkpoint_interval_s`: a killed backfill, started again, goes on from its
 newest checkpoint, and learns each example once as rows and offsets count them.
+
+How well the history was predicted is kept as sums since its start, of which the live trainer's health speaks; so are
+the alarms that still stand at its end. Windows of progressive validation and alarms that began are dropped: their
+readers would take them for the live trainer's, whose windows begin with number 0.
 """
 
 import threading
@@ -207,6 +211,8 @@ class Backfill:
         now_ms = max([self._learners.clock_ms, *(example.ts for example in examples)])
         self._learners.learn(examples, now_ms, _VERSION)
         self._learners.learn_rest(_VERSION)
+        self._learners.progressive.drop_closed()
+        self._learners.drift.take_begun()
 
     def _keep(self, *, wait: bool = False) -> None:
         for user in self._feed.follow_catalogue():

@@ -258,6 +258,12 @@ class Progressive:
         closed, self._closed = self._closed, []
         return [self._record(key, tally, now_ms, epoch) for key, tally in closed]
 
+    def drop_closed(self) -> None:
+        """Forgets the windows that were filled, where nobody is told of them: those that are open become the first."""
+        self._closed = []
+        for tally in self._open.values():
+            tally.window = 0
+
     def take_open(self, now_ms: int, epoch: int) -> list[Validation]:
         """Windows that are not full yet and changed since the last call; the full one replaces them by its number."""
         changed = [(key, tally) for key, tally in self._open.items() if tally.changed]

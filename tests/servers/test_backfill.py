@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from infra.cli import app
-from online_learning.backfill import BackfillError, BackfillReport, run
+from online_learning.backfill import Backfill, BackfillError, BackfillReport, run
 from online_learning.checkpoint.checkpoint import Checkpoint, CheckpointError
 from online_learning.checkpoint.store import CheckpointStore
 from online_learning.learner import table_settings
@@ -167,6 +167,17 @@ def test_a_backfill_of_the_topic_and_what_is_live_afterwards_equal_one_trainer_f
     continued = world.live("kept")
     assert_same(world, continued, world.live("from-the-start"))
     assert meta_of(continued).counters.examples == {PARTITION: world.sent}
+
+
+def test_a_backfill_holds_no_windows_of_its_history_and_keeps_their_sums(world: World) -> None:
+    backfill = Backfill(world.settings("kept", validation_window=10), (), threading.Event())
+    assert backfill.run().learned == world.sent
+    progressive = backfill._learners.progressive
+    assert progressive.take_closed(0, 1) == []
+    assert backfill._learners.drift.take_begun() == []
+    kept = progressive.state()
+    assert {(tally.window, tally.n < 10) for *_, tally in kept.tallies} == {(0, True)}
+    assert {tally.n for _, task, tally in kept.totals if task == "click"} == {world.sent}
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])

@@ -85,6 +85,14 @@ def test_an_open_window_is_told_again_only_when_it_grew():
     assert progressive.take_open(0, 1) == []
 
 
+def test_windows_that_are_dropped_leave_nothing_and_the_next_is_the_first():
+    progressive = filled([(0.3, True)] * 25, 10)
+    progressive.drop_closed()
+    assert progressive.take_closed(0, 1) == []
+    assert [(one.window, one.n) for one in progressive.take_open(0, 1)] == [(0, 5)]
+    assert progressive.figures()["validated_click"] == 25
+
+
 def test_scenes_and_tasks_have_windows_of_their_own():
     progressive = Progressive(["one"], ["click", "rating"], 10)
     labels = np.array([[1, np.nan], [0, 1], [np.nan, np.nan]], dtype=np.float32)
