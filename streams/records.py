@@ -13,7 +13,7 @@ from msgspec import Meta, Struct, field
 SCHEMA_VERSION = 1
 
 Integer = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
-"""JSON knows larger ones, but msgpack, in which they travel on, does not."""
+"""What 64 bits with a sign hold: larger ones, which JSON knows and msgpack in part, could not travel on."""
 
 
 # --- the open door: what producers in any language send -----------------------------------------------------------
@@ -142,7 +142,7 @@ class Impression(Struct, frozen=True, array_like=True):
 
     v: int
     request_id: str
-    ts: int
+    ts: Integer
     user: str
     items: list[Shown]
     session: str | None = None
