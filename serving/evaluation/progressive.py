@@ -65,6 +65,9 @@ def progressive(
 ) -> list[Progressive]:
     """The learners' progressive validation, merged over windows, best AUC (or R2 of values) first within a task.
 
+    A trainer goes on with the window at which its checkpoint was, or with the first one where it is begun anew: what
+    older epochs published from that number on is void, whether or not the newer one has come so far.
+
     Args:
         client: A clickhouse_connect client on the logs' database.
         since_ms: Only windows that end at this event time or later.
@@ -81,14 +84,24 @@ def progressive(
     scene = "scene" if by_scene else "''"
     rows = client.query(
         f"""
-        WITH newest AS (
-            -- A window that was published again after a restart replaces the first.
+        WITH begun AS (
+            SELECT learner, task, scene, epoch, min(window) AS first
+            FROM validations GROUP BY learner, task, scene, epoch
+        ), until AS (
+            -- Where the first of the newer epochs began; none is newer than the newest.
+            SELECT learner, task, scene, epoch,
+                min(toNullable(first)) OVER (PARTITION BY learner, task, scene ORDER BY epoch DESC
+                    ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS void_from
+            FROM begun
+        ), newest AS (
+            -- A window that was published again replaces the first.
             SELECT learner, task, scene, window,
                 argMax(tuple(n, positives, log_loss_sum, prediction_sum, bins_positive, bins_negative, first_ts,
                     last_ts, target, label_sum, absolute_error_sum, squared_error_sum, reference_error_sum,
-                    if(weight_sum > 0, weight_sum, toFloat64(n))),
-                    tuple(epoch, offset)) AS w
-            FROM validations GROUP BY learner, task, scene, window
+                    if(weight_sum > 0, weight_sum, toFloat64(n))), offset) AS w
+            FROM validations INNER JOIN until USING (learner, task, scene, epoch)
+            WHERE void_from IS NULL OR window < void_from
+            GROUP BY learner, task, scene, window
         ), placed AS (
             SELECT learner, task, scene, w,
                 sum(w.1) OVER (PARTITION BY learner, task, scene) AS total,

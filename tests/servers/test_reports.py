@@ -260,6 +260,34 @@ def test_progressive_validation_merges_windows_and_replaces_repeated_ones(log: L
     assert progressive(log.client, since_ms=T0 + 1) == []
 
 
+def test_a_newer_epoch_voids_what_older_ones_published_from_where_it_begins_on(log: Log) -> None:
+    def published(epoch: int, windows: range, scene: str = "") -> None:
+        log.write(
+            "metrics",
+            [validation(n, [epoch + 1], [10**epoch], task="anew", epoch=epoch, scene=scene) for n in windows],
+        )
+
+    def negatives() -> int:
+        """A digit for each epoch that counts: how many of its windows."""
+        return sum(p.n - p.positives for p in progressive(log.client) if p.task == "anew")
+
+    published(1, range(8))
+    published(1, range(2), scene="s")
+    assert negatives() == 100
+    # Restored from a checkpoint at its fifth window: the others of the first life are learned anew.
+    published(2, range(5, 6))
+    assert negatives() == 170
+    published(2, range(6, 7))
+    assert negatives() == 270
+    # Begun anew, and restored since.
+    published(4, range(3))
+    assert negatives() == 30_020
+    published(5, range(2, 3))
+    assert negatives() == 120_020
+    published(4, range(3, 4))
+    assert negatives() == 120_020
+
+
 def value_window(window: int, labels: np.ndarray, said: np.ndarray, mean: float, **fields: Any) -> Validation:
     errors = ValueErrors.of(said, labels, np.full(len(labels), mean))
     return Validation(
