@@ -171,26 +171,11 @@ class Table:
             initial = as_floats(initial, (len(keys), self.dim), "initial")
         now_s = now_ms // 1000
         slots, created = self._directory.upsert(keys, spaces, now_s, version, self._admission(), self._workers)
+        self._begin_rows(created, slots, keys, initial)
         if len(slots) and slots.min() == REFUSED_SLOT:
             refused = np.flatnonzero(slots == REFUSED_SLOT)
             more = self._insert_refused(refused, keys, spaces, slots, now_s, version)
-            created = np.concatenate([created, more])
-        if len(created):
-            self._ahead.fill(self._directory.slots_used, len(created), self._workers)
-            self._rows.initialise(
-                self.settings.initializer,
-                self.optimizer.initial_state,
-                self.seed,
-                slots,
-                keys,
-                created,
-                initial,
-                self._workers,
-            )
-            if len(self._tombstones):
-                self._tombstones.revive(keys[created])
-            self._ahead.reached(self._directory.slots_used, len(created))
-            self._directory.keep_index_ahead(self._ahead)
+            self._begin_rows(more, slots, keys, initial)
         return slots
 
     def prepare(self, rows: int) -> None:
@@ -427,10 +412,33 @@ class Table:
         cut = np.uint64(min(int(rule.probability * 2.0**64), 0xFFFF_FFFF_FFFF_FFFF))
         return admission.CODES[rule.policy], rule.threshold, cut, self._sketch, self._admission_state
 
+    def _begin_rows(self, created: Slots, slots: Slots, keys: Keys, initial: Floats | None) -> None:
+        """Give the new rows at the places `created` of a batch their first values; their keys live again."""
+        if not len(created):
+            return
+        self._ahead.fill(self._directory.slots_used, len(created), self._workers)
+        self._rows.initialise(
+            self.settings.initializer,
+            self.optimizer.initial_state,
+            self.seed,
+            slots,
+            keys,
+            created,
+            initial,
+            self._workers,
+        )
+        if len(self._tombstones):
+            self._tombstones.revive(keys[created])
+        self._ahead.reached(self._directory.slots_used, len(created))
+        self._directory.keep_index_ahead(self._ahead)
+
     def _insert_refused(
         self, refused: Slots, keys: Keys, spaces: Spaces, slots: Slots, now_s: int, version: int
     ) -> Slots:
-        """Give refused keys what the full policy says; the positions in the batch that made a row."""
+        """Give refused keys what the full policy says; the positions in the batch that made a row.
+
+        Raises TableFull: whoever calls has begun the rows that were made before.
+        """
         full = self.settings.full
         if full is FullPolicy.EVICT:
             there = slots[slots >= 0]

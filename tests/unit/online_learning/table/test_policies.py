@@ -231,6 +231,23 @@ def test_a_table_out_of_memory_says_so_and_keeps_its_rows(monkeypatch: pytest.Mo
     assert table.digest() == before
 
 
+def test_what_a_table_out_of_memory_took_before_it_said_so_begins_as_any_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("online_learning.table.table.physical_bytes", lambda: 80_000)
+    table, roomy = Table(TableSettings(dim=2), 1), Table(TableSettings(dim=2, max_rows=10_000), 1)
+    old, new = np.arange(1, 5001, dtype=np.uint64), np.arange(4990, 6000, dtype=np.uint64)
+    table.apply_gradients(insert(table, old), np.ones((5000, 2), np.float32), 0, 1)
+    # Of these some come back, and some new ones get their slots.
+    table.remove(old[-20:], 0, 2)
+    with pytest.raises(TableFull):
+        insert(table, new, version=3)
+    taken = np.array(there(table, new), np.uint64)
+    assert len(taken) == 20
+    assert np.array_equal(table.gather(table.find(taken)), roomy.gather(insert(roomy, taken)))
+    state = Table.restore(TableSettings(dim=2, max_rows=10_000), table.snapshot())
+    assert not state._rows.state[state.find(taken)].any()
+    assert not np.isin(table.changed_since(0).tombstones, taken).any()
+
+
 # ---- new rows
 
 
