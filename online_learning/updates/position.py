@@ -33,10 +33,13 @@ class LogPosition(msgspec.Struct, frozen=True, array_like=True):
 
     `offsets` maps each partition of `updates` to the next offset to read. It is a hint that spares reading: frames
     before it are all in, and of those behind it the streams say which are in already. A checkpoint carries one.
+    `begun_at`: when each stream's epoch began (ms, the `created_at` of its own frame), by which a history that begins
+    anew at the same number is told from this one; not told by checkpoints before it.
     """
 
     streams: dict[str, StreamPosition] = {}
     offsets: dict[int, int] = {}
+    begun_at: dict[str, int] = {}
 
     @property
     def epoch(self) -> int:

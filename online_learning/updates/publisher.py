@@ -146,7 +146,7 @@ class Publisher:
         table.republish(behind.keys, pack_version(self._epoch, 1))
         hit("trainer.repair-touched")
         self.begun_at = self._now_ms()
-        self._acknowledged = LogPosition(dict(restored.streams), behind.ends)
+        self._acknowledged = LogPosition(dict(restored.streams), behind.ends, dict(restored.begun_at))
         keys = table.take_touched()
         batch = self._writer.submit(lambda: self._beginning(restored, table, keys))
         if not self._writer.wait(batch, timeout_s):
@@ -272,7 +272,8 @@ class Publisher:
 
     def _note(self, done: Acknowledged) -> None:
         seen: dict[str, StreamPosition] = {**self._acknowledged.streams, **done.streams}
-        self._acknowledged = LogPosition(seen, {**self._acknowledged.offsets, **done.offsets})
+        begun_at = {**self._acknowledged.begun_at, **dict.fromkeys(done.streams, self.begun_at)}
+        self._acknowledged = LogPosition(seen, {**self._acknowledged.offsets, **done.offsets}, begun_at)
         self.last_ack_ms = done.took_ms
         if self._in_flight is not None and self._in_flight[0] == done.batch:
             _, table, keys, version = self._in_flight

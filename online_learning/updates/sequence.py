@@ -30,12 +30,16 @@ class FrameOrder:
     older epoch than the stream's are of a fenced trainer. An epoch frame is taken only where the state contains all
     that the new trainer's checkpoint contained (else frames are missing), and where the checkpoint that the state was
     built on is not newer than that (else it holds rows that were never on the log and so are not repaired by it).
+
+    Epochs of one history only grow. An epoch that began after ours, and has no greater number, is of a trainer that
+    knew neither its predecessors' checkpoints nor their log: nothing here is of its history.
     """
 
     def __init__(self, built_on: LogPosition | None = None) -> None:
         start = built_on or LogPosition()
         self._built_on = dict(start.streams)
         self._at = dict(start.streams)
+        self._begun_at = dict(start.begun_at)
 
     @property
     def streams(self) -> Mapping[str, StreamPosition]:
@@ -46,14 +50,15 @@ class FrameOrder:
         """Says what to do with the next frame of the log and counts it as done; raises Gap."""
         stream = stream_of(frame.table, frame.shard)
         at, here = self._at.get(stream, NOWHERE), position_of(frame)
-        if here.epoch < at.epoch:
-            return Verdict.SKIP
         if frame.kind is FrameKind.EPOCH:
-            if here.epoch == at.epoch:
+            if here.epoch <= at.epoch:
+                self._check_history(stream, at, frame)
                 return Verdict.SKIP
             self._check_takeover(stream, at, StreamPosition(frame.resumes_epoch, frame.resumes), here)
-            self._at[stream] = here
+            self._at[stream], self._begun_at[stream] = here, frame.created_at
             return Verdict.EPOCH
+        if here.epoch < at.epoch:
+            return Verdict.SKIP
         if here.epoch > at.epoch:
             raise Gap(f"{stream}: frame {here} without the frame that begins its epoch, after {at}")
         if here.sequence <= at.sequence:
@@ -62,6 +67,15 @@ class FrameOrder:
             raise Gap(f"{stream}: frame {here} follows {at}")
         self._at[stream] = here
         return Verdict.APPLY
+
+    def _check_history(self, stream: str, at: StreamPosition, frame: Frame) -> None:
+        begun_at = self._begun_at.get(stream)
+        # Where it is not known, nothing can be told: a checkpoint that does not say it would be taken again and again.
+        if begun_at is not None and frame.created_at > begun_at:
+            raise Gap(
+                f"{stream}: epoch {frame.epoch} began {frame.created_at - begun_at} ms after the epoch of {at}: "
+                "the log begins anew"
+            )
 
     def _check_takeover(self, stream: str, at: StreamPosition, resumes: StreamPosition, here: StreamPosition) -> None:
         if at < resumes:

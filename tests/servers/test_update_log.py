@@ -106,6 +106,7 @@ def test_readers_of_the_log_have_the_tables_rows(settings: KafkaSettings, shard:
     dense = [frame for frame in log if frame.kind is FrameKind.DENSE]
     assert [frame.sequence for frame in dense] == list(range(1, 21))
     assert publisher.position.of(stream_of(TABLE, shard)) == StreamPosition(publisher.epoch, sparse[-1].sequence)
+    assert publisher.position.begun_at == dict.fromkeys(publisher.position.streams, sparse[0].created_at)
     assert not frames(settings, shard, LogPosition({}, publisher.position.offsets))
 
 

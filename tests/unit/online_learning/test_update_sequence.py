@@ -28,10 +28,11 @@ class Saved:
     touched: set[int]
     at: StreamPosition
     offset: int
+    begun_at: int
 
     @property
     def position(self) -> LogPosition:
-        return LogPosition({STREAM: self.at}, {0: self.offset})
+        return LogPosition({STREAM: self.at}, {0: self.offset}, {STREAM: self.begun_at})
 
 
 @dataclass
@@ -44,6 +45,7 @@ class Trainer:
     touched: set[int] = field(default_factory=set)
     epoch: int = 0
     sequence: int = 0
+    begun_at: int = 0
 
     def change(self, key: int, value: float | None) -> None:
         if value is None:
@@ -73,7 +75,7 @@ class Trainer:
 
     def checkpoint(self) -> None:
         at = StreamPosition(self.epoch, self.sequence)
-        self.saved.append(Saved(dict(self.rows), set(self.touched), at, len(self.log)))
+        self.saved.append(Saved(dict(self.rows), set(self.touched), at, len(self.log), self.begun_at))
 
     def restart(self, which: int) -> None:
         """Starts from a checkpoint (-1: the newest); those behind it were found broken and are thrown away."""
@@ -82,10 +84,11 @@ class Trainer:
             del self.saved[which + 1 :]
             from_ = self.saved[which]
         else:
-            from_ = Saved({}, set(), StreamPosition(), 0)
+            from_ = Saved({}, set(), StreamPosition(), 0, 0)
         self.rows, self.touched = dict(from_.rows), set(from_.touched)
         self.epoch = max([from_.at.epoch, *(frame.epoch for frame in self.log[from_.offset :])]) + 1
         self.sequence = 0
+        self.begun_at += 10
         for frame in self.log[from_.offset :]:
             behind = rows_of(frame) if frame.kind is FrameKind.SPARSE else None
             if behind is not None:
@@ -93,7 +96,7 @@ class Trainer:
         self.log.append(
             epoch_frame(
                 table="sparse", shard=0, epoch=self.epoch, resumes_epoch=from_.at.epoch, resumes=from_.at.sequence,
-                created_at=0, learned={}, partly={},
+                created_at=self.begun_at, learned={}, partly={},
             )
         )  # fmt: skip
         self.publish(1 << 20)
@@ -121,8 +124,8 @@ steps = st.one_of(
 )
 
 
-def play(history: list[tuple[str, int, float | None]]) -> Trainer:
-    trainer = Trainer()
+def play(history: list[tuple[str, int, float | None]], begun_at: int = 0) -> Trainer:
+    trainer = Trainer(begun_at=begun_at)
     trainer.restart(-1)
     for what, number, value in history:
         match what:
@@ -192,6 +195,29 @@ def test_frames_of_a_fenced_trainer_change_nothing(
     old.publish(1000)
     place += where % (len(trainer.log) - place + 1)
     assert follow(trainer.log[:place] + old.log + trainer.log[place:], None) == trainer.rows
+
+
+@settings(max_examples=200)
+@given(st.lists(steps, max_size=30), st.lists(steps, max_size=30))
+def test_a_history_that_begins_anew_is_noticed(
+    before: list[tuple[str, int, float | None]], after: list[tuple[str, int, float | None]]
+) -> None:
+    """The trainer's state and the log are both gone: the new trainer begins at epochs that were there already."""
+    old = play(before)
+    new = play(after, old.begun_at)
+    with pytest.raises(Gap, match="begins anew"):
+        follow(old.log + new.log, None)
+    for saved in old.saved:
+        with pytest.raises(Gap, match="begins anew"):
+            follow(new.log, saved)
+
+
+def test_a_checkpoint_that_does_not_say_when_its_epoch_began_is_taken() -> None:
+    order = FrameOrder(LogPosition({STREAM: StreamPosition(2, 4)}))
+    again = epoch_frame(
+        table="sparse", shard=0, epoch=2, resumes_epoch=1, resumes=5, created_at=9, learned={}, partly={}
+    )
+    assert order.judge(again) is Verdict.SKIP
 
 
 def test_a_state_that_is_behind_a_takeover_is_refused() -> None:

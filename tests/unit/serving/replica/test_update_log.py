@@ -14,6 +14,7 @@ from online_learning.table.settings import TableSettings
 from online_learning.table.table import Table
 from online_learning.updates.frames import RowEncoding, Rows, epoch_frame, sparse_frames
 from online_learning.updates.position import TABLE, LogPosition, StreamPosition, stream_of
+from online_learning.updates.sequence import Gap
 from online_learning.watching.progressive import ProgressiveState
 from serving.replica.update_log import UpdateLog
 from serving.shared.head import HeadWriter
@@ -50,14 +51,14 @@ def frame_of(table: Table, keys: np.ndarray, sequence: int, encoding: RowEncodin
     return frame
 
 
-@pytest.mark.parametrize(("encoding", "serving"), [("f32", Encoding.FP32), ("f16", Encoding.FP16)])
-def test_rows_from_a_checkpoint_and_from_frames_are_the_same(
-    tmp_path: Path, encoding: RowEncoding, serving: Encoding
-) -> None:
-    table = Table(TableSettings(dim=DIM), 3)
-    change(table, 1, 300, 1)
-    position = LogPosition({stream_of(TABLE, 0): StreamPosition(1, 1)}, {0: 9})
-    CheckpointStore(tmp_path / "kept").save(
+def begins(epoch: int, created_at: int) -> Frame:
+    return epoch_frame(
+        table=TABLE, shard=0, epoch=epoch, resumes_epoch=0, resumes=0, created_at=created_at, learned={}, partly={}
+    )
+
+
+def keep(folder: Path, table: Table, position: LogPosition) -> None:
+    CheckpointStore(folder).save(
         Checkpoint(
             tables={TABLE: table.snapshot()},
             dense=dense_arrays({}, TrainerState(b"", {}, ProgressiveState(), [])),
@@ -65,6 +66,16 @@ def test_rows_from_a_checkpoint_and_from_frames_are_the_same(
             meta=msgspec.json.encode(CheckpointMeta(position, Counters(), (), ())),
         )
     )
+
+
+@pytest.mark.parametrize(("encoding", "serving"), [("f32", Encoding.FP32), ("f16", Encoding.FP16)])
+def test_rows_from_a_checkpoint_and_from_frames_are_the_same(
+    tmp_path: Path, encoding: RowEncoding, serving: Encoding
+) -> None:
+    table = Table(TableSettings(dim=DIM), 3)
+    change(table, 1, 300, 1)
+    position = LogPosition({stream_of(TABLE, 0): StreamPosition(1, 1)}, {0: 9}, {stream_of(TABLE, 0): 0})
+    keep(tmp_path / "kept", table, position)
     for folder in ("shm", "other"):
         (tmp_path / folder).mkdir()
     log = UpdateLog(HeadWriter(tmp_path / "shm"), str(tmp_path / "kept"), DIM, encoding)
@@ -74,9 +85,7 @@ def test_rows_from_a_checkpoint_and_from_frames_are_the_same(
     # A replica that was there before the checkpoint has the same rows from frames alone.
     other = UpdateLog(HeadWriter(tmp_path / "other"), "", DIM, encoding)
     other.begin()
-    other.apply(
-        epoch_frame(table=TABLE, shard=0, epoch=1, resumes_epoch=0, resumes=0, created_at=0, learned={}, partly={})
-    )
+    other.apply(begins(1, 0))
     other.apply(frame_of(table, np.arange(1, 301, dtype=np.uint64), 1, encoding))
     assert other.table.digest() == log.table.digest()
 
@@ -87,3 +96,16 @@ def test_rows_from_a_checkpoint_and_from_frames_are_the_same(
         assert one.table.digest(serving) == table.digest(serving)
     assert other.table.digest() == log.table.digest()
     assert (log.table.digest() == table.digest()) == (encoding == "f32")
+
+
+def test_after_a_checkpoint_a_log_that_begins_anew_is_a_gap(tmp_path: Path) -> None:
+    table = Table(TableSettings(dim=DIM))
+    stream = stream_of(TABLE, 0)
+    keep(tmp_path / "kept", table, LogPosition({stream: StreamPosition(57, 9)}, {0: 9}, {stream: 5_000}))
+    (tmp_path / "shm").mkdir()
+    log = UpdateLog(HeadWriter(tmp_path / "shm"), str(tmp_path / "kept"), DIM)
+    log.begin()
+    for created_at in (4_999, 5_000):
+        log.apply(begins(1, created_at))
+    with pytest.raises(Gap, match="begins anew"):
+        log.apply(begins(1, 5_001))
