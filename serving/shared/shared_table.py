@@ -244,7 +244,7 @@ def _chunks(view: _Views, used: int):  # type: ignore[no-untyped-def]
 
 
 def _digest(view: _Views, used: int, encoding: Encoding) -> int:
-    total = sum(digest_rows(keys, values.astype(encoding.dtype, copy=False)) for keys, _, values in _chunks(view, used))
+    total = sum(digest_rows(keys, encoding.encode_rows(values)) for keys, _, values in _chunks(view, used))
     return int(total) & 0xFFFF_FFFF_FFFF_FFFF
 
 

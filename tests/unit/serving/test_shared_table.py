@@ -103,7 +103,9 @@ def test_digest_equals_the_trainers(tmp_path: Path, encoding: Encoding) -> None:
     trainer = Table(TableSettings(dim=WIDTH))
     named = np.arange(1, 5000, dtype=np.uint64)
     trainer.find_or_insert(named, np.ones(len(named), np.uint16), 0, 1)
-    export = trainer.export(named)
+    # Beyond what fp16 can hold.
+    trainer.find_or_insert(keys(5000), np.ones(1, np.uint16), 0, 1, initial=np.array([[1e5, -1e5, 1.0]], np.float32))
+    export = trainer.export(keys(*named, 5000))
     writer = SharedTableWriter(HeadWriter(tmp_path), WIDTH)
     writer.apply(export.keys, export.spaces, export.rows)
     writer.publish()
