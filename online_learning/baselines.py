@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from river import linear_model, optim, preprocessing
 
 from online_learning.batches import Batch
+from online_learning.models.ranking import Undone
 from online_learning.models.values import of_logs
 
 # Weights of the regression are bounded in number by hashing keys into this many; ml-100k has about 5,000.
@@ -35,8 +36,11 @@ class Baseline(Protocol):
         """Probabilities, and of value tasks values, f32 [B, T]."""
         ...
 
-    def learn(self, batch: Batch, labels: NDArray[np.float32], weights: NDArray[np.float32]) -> None:
-        """Learns labels f32 [B, T] (NaN: none) with weights f32 [B, T]; a value weighs 1."""
+    def learn(
+        self, batch: Batch, labels: NDArray[np.float32], weights: NDArray[np.float32], undone: Undone | None
+    ) -> None:
+        """Learns labels f32 [B, T] (NaN: none) with weights f32 [B, T]; a value weighs 1. `undone`: 0 or 1 that it
+        learned before of the same examples, which it takes back by what it predicts itself."""
         ...
 
     def state(self) -> bytes: ...
@@ -73,8 +77,15 @@ class RiverLinear:
             out[:, t] = of_logs(out[:, t])
         return out
 
-    def learn(self, batch: Batch, labels: NDArray[np.float32], weights: NDArray[np.float32]) -> None:
-        for x, label, weight in zip(self._inputs(batch), labels.tolist(), weights.tolist(), strict=True):
+    def learn(
+        self, batch: Batch, labels: NDArray[np.float32], weights: NDArray[np.float32], undone: Undone | None
+    ) -> None:
+        inputs = self._inputs(batch)
+        if undone is not None:
+            for row, t in np.argwhere(undone.weights > 0.0).tolist():
+                old = bool(undone.labels[row, t] >= 0.5)
+                self._models[t].learn_one(inputs[row], old, w=-float(undone.weights[row, t]))
+        for x, label, weight in zip(inputs, labels.tolist(), weights.tolist(), strict=True):
             for t, (model, y, w) in enumerate(zip(self._models, label, weight, strict=True)):
                 if y != y:
                     continue
@@ -123,7 +134,12 @@ class Popularity:
             dtype=np.float32,
         ).reshape(batch.rows, self._tasks)
 
-    def learn(self, batch: Batch, labels: NDArray[np.float32], weights: NDArray[np.float32]) -> None:
+    def learn(
+        self, batch: Batch, labels: NDArray[np.float32], weights: NDArray[np.float32], undone: Undone | None
+    ) -> None:
+        if undone is not None:
+            for row, t in np.argwhere(undone.weights > 0.0).tolist():
+                self._take_back(batch.items[row], t, float(undone.labels[row, t]), float(undone.weights[row, t]))
         for item, label, weight in zip(batch.items, labels.tolist(), weights.tolist(), strict=True):
             counts = self._items.pop(item, None) or [[0.0, 0.0] for _ in range(self._tasks)]
             if len(self._items) >= MAX_ITEMS:
@@ -134,6 +150,13 @@ class Popularity:
                     counts[t][0] += y * w
                     counts[t][1] += w
                     self._all[t] += (y * w, w)
+
+    def _take_back(self, item: str, t: int, label: float, weight: float) -> None:
+        # Of an item that was forgotten meanwhile there is nothing to take it from.
+        if (counts := self._items.get(item)) is not None:
+            counts[t][0] = max(counts[t][0] - label * weight, 0.0)
+            counts[t][1] = max(counts[t][1] - weight, 0.0)
+        self._all[t] -= (label * weight, weight)
 
     def state(self) -> bytes:
         return msgspec.msgpack.encode((self._all.tolist(), self._items))

@@ -8,13 +8,12 @@
 - Negatives of silence are kept at rate r by the join, so one that came weighs 1/r: the sum over negatives is unbiased
   (Horvitz and Thompson 1952). That is the one correction: nothing is added to the logit as well. A 0 that an action
   said (a low rating) was not sampled, and weighs 1.
-- A positive whose negative was learned before (it came after the window's end) has to make that good. Fake-negative
+- A label that comes in place of another one takes that back: with p predicted now and w the weight that it was learned
+  with, the slope of cross-entropy by the logit is w (p - y) for the old label, and that much is taken off what the new
+  one adds. So both together are the new one alone: of a fake negative's click, (p - 1 + p / r) - p / r. Fake-negative
   weighting (Ktena et al. 2019, https://arxiv.org/abs/1907.06558) does so in expectation, for a stream in which every
-  example starts as a negative: positives weigh 1 + p. Here it is known which example was a fake negative, so that one
-  undoes its own gradient: with p predicted, cross-entropy's slope by the logit is p/r for the negative as learned and
-  p - 1 for the positive; their difference is the slope of a positive of weight 1 + p / (r (1 - p)).
-- A positive that an action takes back (a newer rating is a low one) is undone alike: p - 1 as learned, p as it should
-  have been, together a negative of weight 1 + (1 - p) / p = 1 / p.
+  example starts as a negative; here it is known which one was. Whatever r and p are, the step stays bounded: dividing
+  by 1 - p, as a weight of the positive alone has to, does not.
 - A value that a later revision says anew is learned as the step from the old to the new one (`OnlineLearner.learn`).
 """
 
@@ -25,25 +24,38 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from online_learning.models.ranking import Undone
 from online_learning.predictions import Remembered
 from streams.labels import is_good
 from streams.records import Assignment, Example, LabelState
 
 MAX_WEIGHT: Final = 20.0
-"""No single example moves the model more than this many others."""
+"""No single example moves the model more than this many others: what a negative of the smallest rate stands for."""
 
 
 class Targets(NamedTuple):
-    """labels f32 [B, T], NaN where there is nothing to learn; weights f32 [B, T]; `corrects` bool [B, T]: a 0 or 1
-    whose opposite was learned before; `revised` f32 [B, T]: the value that was learned before, NaN where none was;
-    `fresh` f32 [B, T]: what no example has said before, to be learned or learned already as a fake negative, else NaN.
+    """labels f32 [B, T], NaN where there is nothing to learn; weights f32 [B, T]; `undone`: the 0 or 1 that was learned
+    before in place of a label; `revised` f32 [B, T]: the value that was learned before, NaN where none was; `fresh` f32
+    [B, T]: what no example has said before, to be learned or learned already as a fake negative, else NaN.
     """
 
     labels: NDArray[np.float32]
     weights: NDArray[np.float32]
-    corrects: NDArray[np.bool_]
+    undone: Undone
     revised: NDArray[np.float32]
     fresh: NDArray[np.float32]
+
+    def take(self, rows: NDArray[np.int64]) -> "Targets":
+        """Those of some rows."""
+        undone = self.undone.take(rows)
+        return Targets(self.labels[rows], self.weights[rows], undone, self.revised[rows], self.fresh[rows])
+
+
+class _Learned(NamedTuple):
+    """A label that was learned, and its weight."""
+
+    label: float
+    weight: float
 
 
 def is_learned(arms: Sequence[Assignment], *, organic: bool, arm: str) -> bool:
@@ -67,7 +79,7 @@ def targets(
     """
     labels = np.full((len(examples), len(tasks)), np.nan, dtype=np.float32)
     weights = np.ones_like(labels)
-    corrects = np.zeros(labels.shape, dtype=bool)
+    undone = Undone(np.full_like(labels, np.nan), np.zeros_like(labels))
     revised = np.full_like(labels, np.nan)
     fresh = np.full_like(labels, np.nan)
     for row, (example, memory) in enumerate(zip(examples, known, strict=True)):
@@ -88,26 +100,46 @@ def targets(
                     revised[row, t] = before
                 continue
             value = 1.0 if label.value >= 0.5 else 0.0
-            if memory is not None:
-                before = memory.labels[t]
-            else:
-                # Forgotten: a first revision is new; a later one repeats all but what a correction makes good.
-                corrected = example.correction and example.negative_emitted and value == 1.0
-                before = None if example.revision == 0 else 0.0 if corrected else value
-            if before == value:
+            said = _said_before(example, memory, t, value)
+            if said == value:
                 continue
-            if memory is not None:
-                memory.labels[t] = value
-            fake = before is None and memory is not None and memory.fake and t in shown
-            if before is None:
+            if said is None:
                 fresh[row, t] = value
-            if not fake or value == 1.0:
-                labels[row, t] = value
-            corrects[row, t] = before is not None or (fake and value == 1.0)
-            if value == 0.0 and example.cause is None and not example.organic:
-                # The window's end made it, and no action.
-                weights[row, t] = negative_weight(example.negative_rate)
-    return Targets(labels, weights, corrects, revised, fresh)
+            # A 0 that no action said was made by the window's end.
+            silence = value == 0.0 and example.cause is None and not example.organic
+            new = _Learned(value, negative_weight(example.negative_rate) if silence else 1.0)
+            old = _learned_before(example, memory, t, said, t in shown)
+            if memory is not None:
+                memory.labels[t], memory.weights[t] = new
+            if new == old:
+                continue
+            labels[row, t], weights[row, t] = new
+            if old is not None:
+                undone.labels[row, t], undone.weights[row, t] = old
+    return Targets(labels, weights, undone, revised, fresh)
+
+
+def _said_before(example: Example, memory: Remembered | None, t: int, value: float) -> float | None:
+    """What an example said of a binary task before; None where none did."""
+    if memory is not None:
+        return memory.labels[t]
+    if example.revision == 0:
+        return None
+    # Forgotten: a later revision repeats all but what a correction makes good.
+    return 0.0 if example.correction and example.negative_emitted and value == 1.0 else value
+
+
+def _learned_before(
+    example: Example, memory: Remembered | None, t: int, said: float | None, shown: bool
+) -> _Learned | None:
+    """What was learned of a binary task before, that `said`, or a fake negative; `shown`: whether it has these."""
+    if memory is None:
+        if said is None:
+            return None
+        return _Learned(said, negative_weight(example.negative_rate) if shown else 1.0)
+    if said is None:
+        return _Learned(0.0, memory.weights[t]) if memory.fake and shown else None
+    return _Learned(said, memory.weights[t])
 
 
 def negative_weight(rate: float) -> float:
@@ -121,25 +153,3 @@ def _value_before(example: Example, memory: Remembered | None, t: int, value: fl
         return memory.labels[t]
     # Forgotten: a first revision is new, and of a later one nobody knows.
     return None if example.revision == 0 else value
-
-
-def negative_rates(
-    examples: Sequence[Example], shown_is_negative: NDArray[np.bool_], fresh: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """The rate r at which what a positive corrects was sampled, f32 [B, T]; `shown_is_negative` bool [T], `fresh` as in
-    `Targets`.
-
-    It is the join's where being shown or the window's end had made the negative, and 1 where an action had said 0.
-    """
-    emitted = np.array([one.negative_emitted for one in examples])[:, None]
-    sampled = (emitted | ~np.isnan(fresh)) & shown_is_negative
-    rates = np.array([one.negative_rate for one in examples], dtype=np.float32)[:, None]
-    return np.where(sampled, rates, np.float32(1.0)).astype(np.float32)
-
-
-def correction_weights(found: Targets, probabilities: NDArray[np.float32], rates: NDArray[np.float32]) -> None:
-    """Sets the weight of labels that make good their opposite; probabilities f32 [B, T] as predicted now,
-    `rates` f32 [B, T]: the rate r at which the negative was kept."""
-    p = np.clip(probabilities, 0.001, 0.999)
-    undo = np.where(found.labels == 1.0, 1.0 + p / (np.maximum(rates, 1e-6) * (1.0 - p)), 1.0 / p)
-    np.copyto(found.weights, np.minimum(undo, MAX_WEIGHT), where=found.corrects)

@@ -14,7 +14,7 @@ from online_learning.models.adam import Adam
 from online_learning.models.dense_features import PRIOR_LOGIT, dense_names
 from online_learning.models.fields import FieldEncoder
 from online_learning.models.parameters import Parameters, check
-from online_learning.models.ranking import RankingModel, gradients
+from online_learning.models.ranking import RankingModel, Undone, gradients
 from online_learning.models.registry import new_network, new_scorer
 from online_learning.models.retriever import of_ranking, of_retrieval, together
 from online_learning.models.values import VALUES, value_columns
@@ -91,6 +91,7 @@ class OnlineLearner:
         version: int,
         offsets: NDArray[np.float32] | None = None,
         revised: NDArray[np.float32] | None = None,
+        undone: Undone | None = None,
     ) -> NDArray[np.bool_]:
         """Learns labels f32 [B, T] (NaN: none; of a value task the value) with weights f32 [B, T]; which examples it
         learned, [B].
@@ -98,11 +99,13 @@ class OnlineLearner:
         Rows take their step at once, the network when enough examples have come. `version` stamps the rows that change,
         `now_ms` is noted as their last sighting. An example whose gradient is not finite is refused: it reaches neither
         a row nor the network. `offsets` f32 [B, T]: see `gradients`. `revised` f32 [B, T]: the value that was learned
-        before in place of a label (NaN: none).
+        before in place of a label (NaN: none); `undone`: the same of binary tasks, which is taken back.
         """
         if self._values:
             labels = self._with_scores(batch, labels, revised)
-        return self._learn(batch, labels, weights, now_ms, version, offsets)
+        if undone is not None and not undone.weights.any():
+            undone = None
+        return self._learn(batch, labels, weights, now_ms, version, offsets, undone)
 
     def _learn(
         self,
@@ -112,13 +115,14 @@ class OnlineLearner:
         now_ms: int,
         version: int,
         offsets: NDArray[np.float32] | None,
+        undone: Undone | None,
     ) -> NDArray[np.bool_]:
         """As `learn`, of labels as the network is to say them."""
         side = batch.side
         slots = self.table.find_or_insert(side.keys, side.spaces, now_ms, version)
         waiting = self._take_gradients()
         pooled = self._pooled(batch, slots)
-        loss, by_field = gradients(self.model, pooled, batch.dense, labels, weights, offsets, self._values)
+        loss, by_field = gradients(self.model, pooled, batch.dense, labels, weights, offsets, self._values, undone)
         sound = sound_rows(loss, by_field, batch.dense)
         if not sound.all():
             # The network's gradients are sums over the batch: they are made anew from the others.
@@ -127,7 +131,8 @@ class OnlineLearner:
             good = np.flatnonzero(sound)
             if len(good):
                 rest = None if offsets is None else offsets[good]
-                sound[good] = self._learn(batch.take(good), labels[good], weights[good], now_ms, version, rest)
+                back = None if undone is None else undone.take(good)
+                sound[good] = self._learn(batch.take(good), labels[good], weights[good], now_ms, version, rest, back)
             return sound
         self._add_gradients(waiting)
         by_bag = by_field.reshape(-1, self._width)

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from online_learning.baselines import baselines
 from online_learning.batches import Batch, Batcher
 from online_learning.catalogue import Catalogue
-from online_learning.labels import Targets, correction_weights, is_learned, negative_rates, negative_weight, targets
+from online_learning.labels import Targets, is_learned, negative_weight, targets
 from online_learning.learner import OnlineLearner
 from online_learning.models.fields import FieldEncoder
+from online_learning.models.ranking import Undone
 from online_learning.models.scorers.two_tower import tower_keys
 from online_learning.models.values import value_columns
 from online_learning.predictions import Predictions, Remembered
@@ -39,11 +40,17 @@ class _Shown(NamedTuple):
 
 
 class _Lesson(NamedTuple):
-    """What the online model has learned and its baselines are yet to: labels and weights f32 [B, T]."""
+    """What the online model has learned and its baselines are yet to: see `Baseline.learn`."""
 
     batch: Batch
     labels: NDArray[np.float32]
     weights: NDArray[np.float32]
+    undone: Undone | None
+
+    def take(self, rows: NDArray[np.int64]) -> "_Lesson":
+        """That of some rows."""
+        undone = None if self.undone is None else self.undone.take(rows)
+        return _Lesson(self.batch.take(rows), self.labels[rows], self.weights[rows], undone)
 
 
 class _Strangers(NamedTuple):
@@ -106,8 +113,8 @@ class Learners:
                 name = f"{seen.request_id}/{shown.position}"
                 if name in self.predictions:
                     continue
-                entry = self.predictions.put(name, said[row], seen.ts)
-                if fakes and negative_kept(name, self._join.negative_rate):
+                entry = self.predictions.put(name, said[row], seen.ts, self._awaited_ms)
+                if entry is not None and fakes and negative_kept(name, self._join.negative_rate):
                     entries.append(entry)
                     rows.append(row)
         if rows:
@@ -223,13 +230,16 @@ class Learners:
 
     # --- inner -----------------------------------------------------------------------------------------------------
 
+    @property
+    def _awaited_ms(self) -> int:
+        """The time (ms) from which on the examples of what was shown may still come: those of a window's end come a
+        window later and more."""
+        return self.clock_ms - int(2e3 * self._join.window_s)
+
     def _is_open(self, seen: Impression, now_ms: int) -> bool:
         """Whether the items of an impression may be learned as negatives now: its window has not ended by the examples'
-        clock, so that these are still to come, and it will be remembered for as long."""
-        window_ms = 1e3 * self._join.window_s
-        if not self._fakes or seen.ts <= (self.clock_ms or now_ms) - window_ms:
-            return False
-        return self.predictions.reaches_back(int(seen.ts - 2 * window_ms))
+        clock, so that these are still to come."""
+        return self._fakes and seen.ts > (self.clock_ms or now_ms) - 1e3 * self._join.window_s
 
     def _learn_negatives(self, batch: Batch, entries: Sequence[Remembered], version: int) -> None:
         """Learns rows as fake negatives, and notes that in what is remembered of them."""
@@ -240,37 +250,36 @@ class Learners:
             return
         if len(rows) < batch.rows:
             batch, labels = batch.take(rows), labels[rows]
-        weights = np.full_like(labels, negative_weight(self._join.negative_rate))
+        weight = negative_weight(self._join.negative_rate)
+        weights = np.full_like(labels, weight)
         sound = self.online.learn(batch, labels, weights, self.clock_ms, version)
         for row in rows[sound].tolist():
-            entries[row].fake = True
+            entry = entries[row]
+            entry.fake = True
+            for t in self._shown_tasks:
+                if entry.labels[t] is None:
+                    entry.weights[t] = weight
         self.counters.fake_negatives += int(sound.sum())
-        self._teach_others(batch, labels, weights, sound)
+        self._teach_others(_Lesson(batch, labels, weights, None), sound)
 
     def _learn_found(
         self, examples: Sequence[Example], batch: Batch, found: Targets, rows: NDArray[np.int64], version: int
     ) -> NDArray[np.bool_]:
         """Learns the labels found of these rows of the examples, which are those of the batch; which were learned."""
-        if found.corrects.any():
-            rates = negative_rates(examples, self._shown_is_negative, found.fresh)
-            p = np.zeros(found.labels.shape, dtype=np.float32)
-            p[rows] = self.online.predict(batch)
-            correction_weights(found, p, rates)
-        labels, weights, revised = found.labels[rows], found.weights[rows], found.revised[rows]
-        sound = self._learn([examples[row] for row in rows.tolist()], batch, labels, weights, revised, version)
+        mine = found.take(rows)
+        sound = self._learn([examples[row] for row in rows.tolist()], batch, mine, version)
         # The others cannot take back a value, so they keep the first.
-        self._teach_others(batch, np.where(np.isnan(revised), labels, np.nan), weights, sound)
+        labels = np.where(np.isnan(mine.revised), mine.labels, np.nan)
+        self._teach_others(_Lesson(batch, labels, mine.weights, mine.undone), sound)
         return sound
 
-    def _teach_others(
-        self, batch: Batch, labels: NDArray[np.float32], weights: NDArray[np.float32], sound: NDArray[np.bool_]
-    ) -> None:
-        """Has the baselines learn later what the online model could, labels and weights f32 [B, T]."""
+    def _teach_others(self, lesson: _Lesson, sound: NDArray[np.bool_]) -> None:
+        """Has the baselines learn later what the online model could."""
         if not sound.any():
             return
         if not sound.all():
-            batch, labels, weights = batch.take(np.flatnonzero(sound)), labels[sound], weights[sound]
-        self._lessons.append(_Lesson(batch, labels, weights))
+            lesson = lesson.take(np.flatnonzero(sound))
+        self._lessons.append(lesson)
 
     def _teach(self) -> None:
         """Lets the baselines learn what they are behind with."""
@@ -279,29 +288,21 @@ class Learners:
             for other in self._baselines:
                 other.learn(*lesson)
 
-    def _learn(
-        self,
-        examples: Sequence[Example],
-        batch: Batch,
-        labels: NDArray[np.float32],
-        weights: NDArray[np.float32],
-        revised: NDArray[np.float32],
-        version: int,
-    ) -> NDArray[np.bool_]:
+    def _learn(self, examples: Sequence[Example], batch: Batch, found: Targets, version: int) -> NDArray[np.bool_]:
         """One step of ranking model and towers by B examples and what is drawn for them; which were learned, [B]."""
+        labels, weights, undone, revised, _ = found
         taken = ((labels == 1.0) & self._binary).any(axis=1)
         self._negatives.items.add([batch.items[row] for row in np.flatnonzero(taken).tolist()])
-        drawn = self._negatives.of_organic(examples, batch, labels)
-        if drawn is None:
-            sound = self.online.learn(batch, labels, weights, self.clock_ms, version, revised=revised)
-        else:
+        drawn, both, offsets = self._negatives.of_organic(examples, batch, labels), batch, None
+        if drawn is not None:
+            both, offsets, more = batch.followed_by(drawn.batch), drawn.offsets, drawn.batch.rows
             labels = np.concatenate([labels, drawn.labels])
             weights = np.concatenate([weights, np.ones_like(drawn.labels)]) * drawn.shares
             revised = np.concatenate([revised, np.full_like(drawn.labels, np.nan)])
-            both = batch.followed_by(drawn.batch)
-            told = self.online.learn(both, labels, weights, self.clock_ms, version, drawn.offsets, revised)
-            sound = told[: batch.rows]
-            self.counters.sampled += drawn.batch.rows
+            undone = undone.padded(more)
+            self.counters.sampled += more
+        told = self.online.learn(both, labels, weights, self.clock_ms, version, offsets, revised, undone)
+        sound = told[: batch.rows]
         positives = np.flatnonzero(taken & sound)
         if self.online.towers is not None and len(positives):
             users, items = self._encoder.sides(batch.side.take(positives))
@@ -337,7 +338,7 @@ class Learners:
             if not one.organic:
                 self.counters.late_predictions += 1
                 if one.example_id not in self.predictions:
-                    self.predictions.put(one.example_id, said[row], one.ts)
+                    self.predictions.put(one.example_id, said[row], one.ts, self._awaited_ms)
         for row, one in enumerate(examples):
             if known[row] is None and not one.organic:
                 known[row] = self.predictions.get(one.example_id)

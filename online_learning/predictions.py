@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 class Remembered(msgspec.Struct, array_like=True):
     """`probabilities`: predictions f32 [L, T] as bytes, of value tasks in their units. `labels`: per task the label
     that an example said and was learned, None until one was. `fake`: it was learned as a negative when it was shown.
+    `weights`: per task what the label, or the fake negative, weighed.
 
     `number` counts the examples in the order in which they were first seen; `ts`: ms, when it was shown.
     """
@@ -23,6 +24,12 @@ class Remembered(msgspec.Struct, array_like=True):
     labels: list[float | None]
     ts: int = 0
     fake: bool = False
+    weights: list[float] = []
+
+    @property
+    def awaited(self) -> bool:
+        """Whether it was learned as a negative, and no example has said yet whether it is one."""
+        return self.fake and all(label is None for label in self.labels)
 
 
 class Predictions:
@@ -45,18 +52,19 @@ class Predictions:
         """How many examples were predicted after the newest one that an example has asked for."""
         return self._next - self._newest_matched
 
-    def reaches_back(self, to_ms: int) -> bool:
-        """Whether what is shown now will be remembered for as long as what was shown at `to_ms` is: that still is, or
-        half of the memory is free."""
-        if 2 * len(self._known) < self._capacity:
-            return True
-        return next(iter(self._known.values())).ts <= to_ms
+    def put(self, example_id: str, probabilities: NDArray[np.float32], ts: int, awaited_ms: int) -> Remembered | None:
+        """Remembers predictions f32 [L, T] of an example that is not known yet, shown at `ts` (ms).
 
-    def put(self, example_id: str, probabilities: NDArray[np.float32], ts: int) -> Remembered:
-        """Remembers predictions f32 [L, T] of an example that is not known yet, shown at `ts` (ms)."""
+        None where the memory is full, and the oldest is a fake negative from after `awaited_ms` whose example is still
+        awaited: forgotten, it would be learned twice.
+        """
         while len(self._known) >= self._capacity:
-            del self._known[next(iter(self._known))]
-        entry = Remembered(self._next, probabilities.tobytes(), [None] * self._shape[1], ts)
+            name, oldest = next(iter(self._known.items()))
+            if oldest.awaited and oldest.ts > awaited_ms:
+                return None
+            del self._known[name]
+        tasks = self._shape[1]
+        entry = Remembered(self._next, probabilities.tobytes(), [None] * tasks, ts, False, [1.0] * tasks)
         self._known[example_id] = entry
         self._next += 1
         return entry
@@ -80,5 +88,8 @@ class Predictions:
         """Takes over what a checkpoint kept; predictions of other learners or tasks are left out."""
         size = 4 * self._shape[0] * self._shape[1]
         self._known = {name: entry for name, entry in kept if len(entry.probabilities) == size}
+        for entry in self._known.values():
+            # Older checkpoints do not say what weighed how much.
+            entry.weights = entry.weights or [1.0] * self._shape[1]
         self._next = 1 + max((entry.number for _, entry in kept), default=-1)
         self._newest_matched = max((e.number for _, e in kept if any(v is not None for v in e.labels)), default=0)

@@ -6,6 +6,7 @@ The embeddings live in the sparse table; a network holds only the dense paramete
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +14,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from online_learning.models.parameters import Parameters, Shapes, check
+
+
+class Undone(NamedTuple):
+    """Labels 0 or 1 that were learned before and are taken back: labels f32 [B, T] (NaN: none) and the weights f32
+    [B, T] that they were learned with."""
+
+    labels: NDArray[np.float32]
+    weights: NDArray[np.float32]
+
+    def take(self, rows: NDArray[np.int64]) -> "Undone":
+        """Those of some rows."""
+        return Undone(self.labels[rows], self.weights[rows])
+
+    def padded(self, rows: int) -> "Undone":
+        """These, and so many rows behind them of which nothing is taken back."""
+        ends = ((0, rows), (0, 0))
+        return Undone(np.pad(self.labels, ends, constant_values=np.nan), np.pad(self.weights, ends))
 
 
 class RankingModel(nn.Module, ABC):
@@ -109,17 +127,21 @@ def gradients(
     weights: NDArray[np.float32],
     offsets: NDArray[np.float32] | None = None,
     values: Sequence[int] = (),
+    undone: Undone | None = None,
 ) -> tuple[float, NDArray[np.float32]]:
     """Loss and its gradient f32 [B, F, W] by the pooled rows; the parameters' gradients are added to `.grad`.
 
     rows f32 [B, F, W], dense f32 [B, D], labels and weights f32 [B, T]. `offsets` f32 [B, T] are added to the logits in
-    the loss only: what the way in which an example was sampled adds to its odds. `values`: see `masked_loss`.
+    the loss only: what the way in which an example was sampled adds to its odds. `values`: see `masked_loss`. The loss
+    of what is `undone` is subtracted.
     """
     embedded = torch.from_numpy(rows).requires_grad_(True)
     logits = model(embedded, torch.from_numpy(dense))
     if offsets is not None:
         logits = logits + torch.from_numpy(offsets)
     loss = masked_loss(logits, torch.from_numpy(labels), torch.from_numpy(weights), values)
+    if undone is not None:
+        loss = loss - masked_loss(logits, torch.from_numpy(undone.labels), torch.from_numpy(undone.weights))
     loss.backward()  # type: ignore[no-untyped-call]
     assert embedded.grad is not None
     return loss.item(), embedded.grad.numpy()

@@ -3,8 +3,10 @@
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from online_learning.labels import MAX_WEIGHT, correction_weights, is_learned, negative_rates, targets
+from online_learning.labels import MAX_WEIGHT, Targets, is_learned, targets
 from online_learning.predictions import Remembered
 from streams.labels import negative_kept
 from streams.records import SCHEMA_VERSION, Assignment, Example, Label, LabelState
@@ -23,8 +25,14 @@ def example(click: float | None = None, rating: float | None = None, **more: obj
     return Example(**{**known, "labels": labels, **more})
 
 
-def memory(*, fake: bool = False) -> Remembered:
-    return Remembered(0, b"", [None, None], fake=fake)
+def memory(*, fake: bool = False, rate: float = 1.0) -> Remembered:
+    return Remembered(0, b"", [None, None], fake=fake, weights=[1 / rate, 1.0])
+
+
+def slopes(found: Targets, p: float) -> np.ndarray:
+    """Cross-entropy's slopes by the logits where `p` is predicted, what is undone taken off: f64 [B, T]."""
+    new = np.nan_to_num(found.weights * (p - found.labels))
+    return new - np.nan_to_num(found.undone.weights * (p - found.undone.labels))
 
 
 def test_a_label_is_learned_once_however_often_it_is_told():
@@ -65,28 +73,39 @@ def test_a_zero_that_an_action_said_stands_for_itself(organic: bool):
     assert found.weights[0, 1] == 1
 
 
-def test_a_positive_undoes_at_the_rate_at_which_its_negative_was_sampled():
-    late = example(click=1.0, rating=1.0, negative_rate=0.25, negative_emitted=True, revision=2, cause="e2")
-    soon = example(click=1.0, rating=1.0, negative_rate=0.25, revision=2, cause="e2")
-    shown_is_negative, nothing = np.array([True, False]), np.full((2, 2), np.nan, dtype=np.float32)
-    assert negative_rates([late, soon], shown_is_negative, nothing).tolist() == [[0.25, 1], [1, 1]]
-    # What had been learned when it was shown is fresh.
-    assert negative_rates([late, soon], shown_is_negative, np.ones_like(nothing)).tolist() == [[0.25, 1], [0.25, 1]]
-
-
 def test_a_fake_negative_is_confirmed_by_the_joins_and_made_good_by_a_click():
     silent, clicked = memory(fake=True), memory(fake=True)
     found = targets([example(click=0.0), example(click=1.0)], [silent, clicked], TASKS, shown=(0,))
     np.testing.assert_array_equal(found.labels, [[np.nan, np.nan], [1, np.nan]])
     np.testing.assert_array_equal(found.fresh, [[0, np.nan], [1, np.nan]])
-    assert found.corrects.tolist() == [[False, False], [True, False]]
+    np.testing.assert_array_equal(found.undone.labels, [[np.nan, np.nan], [0, np.nan]])
+    np.testing.assert_array_equal(found.undone.weights, [[0, 0], [1, 0]])
     assert silent.labels == [0, None] and clicked.labels == [1, None]
-    correction_weights(found, np.full((2, 2), 0.2, dtype=np.float32), np.ones((2, 2), dtype=np.float32))
-    # p - 1 for the positive and -p for what was learned before: together the slope is -1.
-    assert found.weights[1, 0] * (0.2 - 1) == pytest.approx(-1)
     late = targets([example(click=1.0, revision=1, correction=True)], [silent], TASKS, shown=(0,))
-    assert late.corrects[0, 0] and late.labels[0, 0] == 1 and np.isnan(late.fresh[0, 0])
+    assert late.undone.labels[0, 0] == 0 and late.labels[0, 0] == 1 and np.isnan(late.fresh[0, 0])
     assert np.isnan(targets([example(click=1.0, revision=1)], [clicked], TASKS, shown=(0,)).labels).all()
+
+
+@given(st.floats(0.01, 0.99), st.floats(1 / MAX_WEIGHT, 1.0))
+def test_what_was_learned_when_shown_and_its_label_are_together_the_label_alone(p: float, rate: float):
+    fake = p / rate
+    click = example(click=1.0, negative_rate=rate, cause="e1")
+    clicked = targets([click], [memory(fake=True, rate=rate)], TASKS, shown=(0,))
+    assert fake + slopes(clicked, p)[0, 0] == pytest.approx(p - 1, abs=1e-4)
+    # A 0 that an action says was not sampled: it stands for itself.
+    passed = targets(
+        [example(click=0.0, negative_rate=rate, cause="e1")], [memory(fake=True, rate=rate)], TASKS, shown=(0,)
+    )
+    assert fake + slopes(passed, p)[0, 0] == pytest.approx(p, abs=1e-4)
+    # And an action may say 0 first and 1 later.
+    kept = memory(fake=True, rate=rate)
+    steps = [
+        targets([example(click=value, revision=k, negative_rate=rate, cause=f"e{k}")], [kept], TASKS, shown=(0,))
+        for k, value in enumerate((0.0, 1.0))
+    ]
+    assert fake + sum(slopes(step, p)[0, 0] for step in steps) == pytest.approx(p - 1, abs=1e-4)
+    silent = targets([example(click=0.0, negative_rate=rate)], [memory(fake=True, rate=rate)], TASKS, shown=(0,))
+    assert np.isnan(silent.labels).all() and slopes(silent, p)[0, 0] == 0
 
 
 @pytest.mark.parametrize("rating", [0.0, 1.0])
@@ -94,7 +113,7 @@ def test_a_task_whose_negatives_are_said_has_no_fake_ones(rating: float):
     found = targets([example(rating=rating, cause="e1")], [memory(fake=True)], TASKS, shown=(0,))
     np.testing.assert_array_equal(found.labels, [[np.nan, rating]])
     np.testing.assert_array_equal(found.fresh, found.labels)
-    assert not found.corrects.any()
+    assert not found.undone.weights.any()
 
 
 def test_a_sample_of_negatives_gives_back_the_true_rate():
@@ -117,38 +136,30 @@ def test_every_rate_that_the_join_may_have_is_corrected_in_full():
         msgspec.convert({"negative_rate": 0.99 / MAX_WEIGHT}, JoinSettings)
 
 
-@pytest.mark.parametrize("rate", [1.0, 0.5])
-def test_a_late_positive_undoes_the_slope_of_its_negative(rate: float):
-    kept = memory()
-    targets([example(click=0.0, negative_rate=rate)], [kept], TASKS)
-    late = targets(
-        [example(click=1.0, negative_rate=rate, negative_emitted=True, revision=1, cause="e1")], [kept], TASKS
-    )
-    assert late.corrects.tolist() == [[True, False]]
-    p = 0.3
-    correction_weights(late, np.full((1, 2), p, np.float32), np.full((1, 2), rate, np.float32))
-    # Slopes of cross-entropy by the logit: (p - 1) for a positive, p / r for the weighted negative.
-    assert late.weights[0, 0] * (p - 1) + p / rate == pytest.approx(p - 1)
+@given(st.floats(0.01, 0.99), st.floats(1 / MAX_WEIGHT, 1.0), st.booleans())
+def test_a_late_positive_undoes_the_slope_of_its_negative(p: float, rate: float, forgotten: bool):
+    kept = None if forgotten else memory()
+    first = targets([example(click=0.0, negative_rate=rate)], [kept], TASKS, shown=(0,))
+    click = example(click=1.0, negative_rate=rate, negative_emitted=True, revision=1, correction=True, cause="e1")
+    late = targets([click], [kept], TASKS, shown=(0,))
+    assert np.isnan(late.fresh).all()
+    assert slopes(first, p)[0, 0] == pytest.approx(p / rate, rel=1e-4)
+    assert slopes(first, p)[0, 0] + slopes(late, p)[0, 0] == pytest.approx(p - 1, abs=1e-4)
 
 
 def test_a_positive_that_is_taken_back_undoes_its_slope_and_is_no_new_label():
     """Somebody rated 5 and then 2: the newest rating counts."""
     kept = memory()
-    targets([example(rating=1.0, cause="e1")], [kept], TASKS)
+    first = targets([example(rating=1.0, cause="e1")], [kept], TASKS)
     back = targets([example(rating=0.0, revision=1, correction=True, cause="e2")], [kept], TASKS)
     np.testing.assert_array_equal(back.labels, [[np.nan, 0.0]])
-    assert back.corrects.tolist() == [[False, True]] and np.isnan(back.fresh).all()
-    p = 0.3
-    correction_weights(back, np.full((1, 2), p, np.float32), np.ones((1, 2), np.float32))
-    # Slopes of cross-entropy by the logit: p for a negative, p - 1 for the positive as learned.
-    assert back.weights[0, 1] * p + (p - 1) == pytest.approx(p)
-    correction_weights(back, np.full((1, 2), 1e-9, np.float32), np.ones((1, 2), np.float32))
-    assert back.weights[0, 1] == MAX_WEIGHT
+    assert np.isnan(back.fresh).all()
+    assert slopes(first, 0.3)[0, 1] + slopes(back, 0.3)[0, 1] == pytest.approx(0.3)
 
 
 def test_a_correction_of_what_is_forgotten_is_learned_and_its_repetition_is_not():
     correction = example(click=1.0, rating=1.0, revision=3, correction=True, negative_emitted=True)
-    assert targets([correction], [None], TASKS).corrects.tolist() == [[True, True]]
+    assert targets([correction], [None], TASKS).undone.labels.tolist() == [[0, 0]]
     assert np.isnan(targets([example(click=1.0, revision=3)], [None], TASKS).labels).all()
 
 
@@ -182,7 +193,7 @@ def test_a_value_is_learned_once_and_again_only_where_it_changed():
     np.testing.assert_array_equal(more.labels, [[np.nan, 0.0], [np.nan, 1.0]])
     np.testing.assert_array_equal(more.revised, [[np.nan, 12.5], [np.nan, 0.0]])
     # None is a sampled negative, and none a fake one that came true.
-    assert (more.weights == 1).all() and not more.corrects.any()
+    assert (more.weights == 1).all() and not more.undone.weights.any()
     assert np.isnan(more.fresh).all()
 
 

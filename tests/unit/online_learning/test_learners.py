@@ -188,18 +188,44 @@ def test_fake_negatives_can_be_left_out():
     assert these.counters.learned == 1 and these.counters.fake_negatives == 0
 
 
-def test_nothing_is_learned_when_shown_that_would_be_forgotten_before_its_example_comes():
-    """The memory holds two impressions, and so many come within a moment of each other."""
+def test_a_fake_negative_is_not_forgotten_before_its_example_comes():
+    """The memory holds two impressions, and more come within a moment."""
     trainer = msgspec.structs.replace(SETTINGS.trainer, remembered_examples=8)
     these = learners(msgspec.structs.replace(SETTINGS, trainer=trainer))
-    for number in range(6):
+    for number in range(4):
         these.see([impression(number)], NOW)
-    these.learn_rest(pack_version(1, 1))
-    assert these.counters.fake_negatives == 4
-    # Two windows later the oldest is old enough.
+        these.learn_rest(pack_version(1, 1 + number))
+    assert these.counters.fake_negatives == 8
+    assert [name for name, _ in these.predictions.items()] == [f"r{r}/{p}" for r in (0, 1) for p in range(4)]
+    # The examples of what was forgotten in place of them are predicted when they come, and learned once, as all others.
+    digest = these.online.table.digest()
+    learn(these, *(example(r, k, 0.0) for r in (0, 1) for k in range(4)), step=5)
+    assert these.online.table.digest() == digest and these.counters.late_predictions == 0
+    learn(these, *(example(2, k, 0.0) for k in range(4)), step=6)
+    assert these.counters.late_predictions == 4 and these.counters.learned == 12
+    # What was said gives way again, and so does what no example came for in two windows.
+    assert all(name.startswith(("r1/", "r2/")) for name, _ in these.predictions.items())
     later = int(2e3 * SETTINGS.join.window_s) + 5
-    these.see([msgspec.structs.replace(impression(7), ts=later)], later)
-    assert these.waiting
+    learn(these, example(9, 0, 1.0, ts=later, organic=True), step=later)
+    these.see([msgspec.structs.replace(impression(5), ts=later)], later)
+    assert "r5/0" in these.predictions and these.waiting
+
+
+def test_baselines_judge_by_what_they_say_themselves():
+    """A model that is stuck at nine in ten has nothing to do with what its baselines make of one click in ten."""
+    model = msgspec.structs.replace(SETTINGS.model, dense_learning_rate=1e-9)
+    these = learners(msgspec.structs.replace(SETTINGS, sparse_learning_rate=1e-9, model=model))
+    with torch.no_grad():
+        these.online.model.bias.fill_(2.2)
+    clicked = np.random.default_rng(5).random((600, 4)) < 0.1
+    for n in range(1, 600):
+        these.see([impression(n)], NOW)
+        these.learn_rest(pack_version(1, n))
+        learn(these, *(example(n, k, float(clicked[n, k]), cause="e") for k in range(4)), step=n)
+    batch = these._batcher.of_impressions([impression(400)])
+    online, river, popularity = these._predict(batch)[:, :, 0].T
+    assert online.min() > 0.8
+    assert river == pytest.approx(0.1, abs=0.1) and popularity == pytest.approx(0.1, abs=0.05)
 
 
 def test_a_fake_negative_that_is_refused_is_learned_by_its_example():
