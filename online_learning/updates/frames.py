@@ -93,17 +93,16 @@ def rows_of(frame: Frame) -> Rows:
     dtype = _ROW_DTYPE.get(frame.encoding)
     if dtype is None:
         raise BadFrame(f"{_name(frame)}: `encoding` == {frame.encoding!r}, must be one of: f32, f16")
-    keys = np.frombuffer(frame.keys, "<u8")
-    spaces = np.frombuffer(frame.spaces, "<u2")
-    values = np.frombuffer(frame.rows, dtype)
-    if len(spaces) != len(keys) or len(values) != len(keys) * frame.dim:
+    keys, spaces = _part(frame, "keys", "<u8"), _part(frame, "spaces", "<u2")
+    values = _part(frame, "rows", dtype)
+    if frame.dim < 0 or len(spaces) != len(keys) or len(values) != len(keys) * frame.dim:
         found = f"{len(keys)} keys, {len(spaces)} spaces, {len(values)} values of dim {frame.dim}"
         raise BadFrame(f"{_name(frame)}: {found}")
     return Rows(
         keys=keys.astype(np.uint64, copy=False),
         spaces=spaces.astype(np.uint16, copy=False),
         values=values.reshape(len(keys), frame.dim).astype(np.float32, copy=False),
-        tombstones=np.frombuffer(frame.tombstones, "<u8").astype(np.uint64, copy=False),
+        tombstones=_part(frame, "tombstones", "<u8").astype(np.uint64, copy=False),
     )
 
 
@@ -179,6 +178,14 @@ def tensors_of(frame: Frame) -> dict[str, NDArray[Any]]:
         return {name: array_of(tensor) for name, tensor in frame.dense.items()}
     except (TypeError, ValueError) as error:
         raise BadFrame(f"{_name(frame)}: {error}") from error
+
+
+def _part(frame: Frame, part: str, dtype: str) -> NDArray[Any]:
+    content: bytes = getattr(frame, part)
+    try:
+        return np.frombuffer(content, dtype)
+    except ValueError as error:
+        raise BadFrame(f"{_name(frame)}: {len(content)} bytes of `{part}`: {error}") from error
 
 
 def _name(frame: Frame) -> str:

@@ -113,7 +113,7 @@ class UpdateLog:
         changed = np.empty(0, np.uint64)
         if verdict is Verdict.APPLY:
             rows = rows_of(frame)
-            if frame.dim != self.table.width and len(rows.keys):
+            if frame.dim != self.table.width:
                 raise Gap(f"rows have {frame.dim} columns, the table has {self.table.width}: another model")
             self.table.remove(rows.tombstones)
             hit("replica.rows-removed")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -96,12 +97,21 @@ def test_fp16_clips_instead_of_becoming_infinite() -> None:
 
 def test_a_frame_whose_parts_do_not_fit_is_named() -> None:
     (frame,) = cut(rows(3, 0, 4))
-    broken = Frame(**{name: getattr(frame, name) for name in frame.__struct_fields__} | {"rows": frame.rows[:-4]})
+    broken = msgspec.structs.replace(frame, rows=frame.rows[:-4])
     with pytest.raises(BadFrame, match="epoch 3 sequence 7: 3 keys, 3 spaces, 11 values of dim 4"):
         rows_of(broken)
-    unknown = Frame(**{name: getattr(frame, name) for name in frame.__struct_fields__} | {"encoding": "i8"})
     with pytest.raises(BadFrame, match="'i8'"):
-        rows_of(unknown)
+        rows_of(msgspec.structs.replace(frame, encoding="i8"))
+    with pytest.raises(BadFrame, match="0 values of dim -1"):
+        rows_of(Frame(v=1, kind=FrameKind.SPARSE, table="sparse", shard=0, epoch=1, sequence=1, created_at=0, dim=-1))
+
+
+@pytest.mark.parametrize("part", ["keys", "spaces", "rows", "tombstones"])
+def test_a_frame_whose_part_ends_in_the_middle_of_a_value_is_named(part: str) -> None:
+    (frame,) = cut(rows(3, 2, 4))
+    short = getattr(frame, part)[:-1]
+    with pytest.raises(BadFrame, match=f"epoch 3 sequence 7: {len(short)} bytes of `{part}`"):
+        rows_of(msgspec.structs.replace(frame, **{part: short}))
 
 
 def test_dense_parameters_keep_their_shapes_and_types() -> None:

@@ -109,3 +109,11 @@ def test_after_a_checkpoint_a_log_that_begins_anew_is_a_gap(tmp_path: Path) -> N
         log.apply(begins(1, created_at))
     with pytest.raises(Gap, match="begins anew"):
         log.apply(begins(1, 5_001))
+
+
+def test_a_frame_of_another_model_is_a_gap_even_without_rows(tmp_path: Path) -> None:
+    log = UpdateLog(HeadWriter(tmp_path), "", DIM)
+    log.begin()
+    log.apply(begins(1, 0))
+    with pytest.raises(Gap, match="another model"):
+        log.apply(frame_of(Table(TableSettings(dim=DIM + 1)), np.empty(0, np.uint64), 1, "f32"))
