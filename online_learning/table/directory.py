@@ -3,6 +3,7 @@
 Slot numbers are given out in order and reused last-freed-first; a header never moves.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from online_learning.table.index import (
     LEVEL,
     LINE_BYTES,
     LINE_WORDS,
+    MAX_LOAD,
+    PLACES,
     SEGMENT,
     SEGMENT_LINES,
     SPLIT,
@@ -58,6 +61,11 @@ from online_learning.table.upsert import (
     write_range,
 )
 from online_learning.table.workers import Workers
+
+SLOT_BYTES = HEADER_WORDS * 8 + 1 + 1 / SLOTS_PER_BLOCK
+"""Bytes of a slot's header and flags."""
+MOST_BYTES = math.ceil(SLOT_BYTES + 4 + LINE_BYTES / PLACES / (MAX_LOAD / 2))
+"""Bytes that a key takes here at most: once freed, and its share of an index that has just doubled."""
 
 # Of the index's load: a doubling begins at 0.75, and its memory should be there by then.
 DOUBLING_NEAR = 0.65

@@ -4,6 +4,8 @@ import ctypes
 import mmap
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +21,42 @@ MAP_NORESERVE = 0x4000
 HUGE_PAGE_BYTES = 2 << 20
 
 
-def physical_bytes() -> int:
-    """Memory of this machine in bytes: no table can usefully reserve more."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+USABLE = 0.75
+"""A table's share of memory, at most: the rest is for its process, what it removed, and copies of what changed."""
+
+
+@cache
+def usable_bytes() -> int:
+    """What a table may take in bytes: its share of the machine's memory, or of what the control groups allow."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        membership = Path("/proc/self/cgroup").read_text()
+    except OSError:
+        membership = ""
+    return int(USABLE * min([physical, *cgroup_limits(membership, Path("/sys/fs/cgroup"))]))
+
+
+def cgroup_limits(membership: str, mount: Path) -> list[int]:
+    """Limits in bytes of the control groups (v1, v2) that hold a process and of those above them, as far as they show
+    below `mount`. `membership`: its /proc/PID/cgroup."""
+    limits = []
+    for line in membership.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            base, name = mount, "memory.max"
+        elif "memory" in controllers.split(","):
+            base, name = mount / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        inner = Path(path.lstrip("/"))
+        # In a container, the path may be the host's, of which only the last part is to be seen: at the mount itself.
+        for group in (inner, *inner.parents):
+            try:
+                limits.append(int((base / group / name).read_text()))
+            except (OSError, ValueError):
+                # There is no such group here, or it has no limit ("max").
+                continue
+    return limits
 
 
 def reserve(length: int, dtype: Any) -> NDArray[Any]:

@@ -58,7 +58,8 @@ class FullPolicy(enum.StrEnum):
     """What an unseen key meets when `max_rows` rows are there. Never a silent zero row."""
 
     GROW = "grow"
-    """Take more memory; `max_rows` is only the size planned for. Raises `TableFull` when memory ends."""
+    """Take more memory; `max_rows` is only the size planned for. Raises `TableFull` above it when rows, headers and
+    index take three quarters of the memory that the machine has, or that the process's control group allows."""
     EVICT = "evict"
     """Make room by the eviction policy."""
     REFUSE = "refuse"

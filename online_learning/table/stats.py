@@ -3,8 +3,8 @@
 import msgspec
 import numpy as np
 
-from online_learning.table.directory import Directory
-from online_learning.table.headers import HEADER_WORDS, SLOTS_PER_BLOCK, spaces_of
+from online_learning.table.directory import SLOT_BYTES, Directory
+from online_learning.table.headers import spaces_of
 from online_learning.table.index import LINE_BYTES, MAX_LOAD, PLACES
 from online_learning.table.keys import collision_bound
 from online_learning.table.settings import TableSettings
@@ -62,14 +62,13 @@ def stats_of(
 ) -> TableStats:
     """The statistics of a table from its parts: rows in `directory`, tombstones in `graves`."""
     rows, slots, (probe_mean, probe_max) = len(directory), directory.slots_used, directory.probe_lengths()
-    per_slot = HEADER_WORDS * 8 + 1 + 1 / SLOTS_PER_BLOCK
     parts = {
         "embeddings": slots * settings.dim * 4,
         "optimizer": slots * state_width * 4,
-        "headers": round(slots * per_slot),
+        "headers": round(slots * SLOT_BYTES),
         "free list": 4 * int(directory.counters[FREE]),
         "index": directory.index_bytes,
-        "tombstones": round(graves.slots_used * per_slot) + graves.index_bytes,
+        "tombstones": round(graves.slots_used * SLOT_BYTES) + graves.index_bytes,
         "admission": admission_bytes,
     }
     in_space = np.bincount(spaces_of(directory.header(directory.live())[2]), minlength=1)
@@ -90,5 +89,5 @@ def stats_of(
         collision_bound=collision_bound(rows),
         bytes_by_part=parts,
         overhead_bytes_per_row=(parts["headers"] + parts["index"]) / max(1, rows),
-        overhead_at_full_load=per_slot + LINE_BYTES / PLACES / MAX_LOAD,
+        overhead_at_full_load=SLOT_BYTES + LINE_BYTES / PLACES / MAX_LOAD,
     )

@@ -24,7 +24,7 @@ from online_learning.table.arguments import (
 )
 from online_learning.table.buffers import Buffers
 from online_learning.table.digest import Encoding, digest_rows
-from online_learning.table.directory import Directory
+from online_learning.table.directory import MOST_BYTES, Directory
 from online_learning.table.eviction import AT_ONCE, LEAST_AT_ONCE, SCAN, Eviction
 from online_learning.table.export import Export, TableFull
 from online_learning.table.headers import (
@@ -36,7 +36,7 @@ from online_learning.table.headers import (
     last_seen_s,
     spaces_of,
 )
-from online_learning.table.memory import Ahead, physical_bytes, populate
+from online_learning.table.memory import Ahead, populate, usable_bytes
 from online_learning.table.optimizers import Optimizer
 from online_learning.table.persistence import header_arrays, load_headers, row_arrays, split_to_fit
 from online_learning.table.rows import Rows, spread_range
@@ -71,10 +71,10 @@ class Table:
         self.settings = settings
         self.seed = seed & 0xFFFF_FFFF_FFFF_FFFF
         self.optimizer = Optimizer(settings.optimizer, settings.dim)
-        row_bytes = 4 * (settings.dim + self.optimizer.width)
         reserved = settings.max_rows
         if settings.full is FullPolicy.GROW:
-            reserved = max(reserved, min(MAX_ROWS, physical_bytes() // row_bytes))
+            row_bytes = 4 * (settings.dim + self.optimizer.width) + MOST_BYTES
+            reserved = max(reserved, min(MAX_ROWS, usable_bytes() // row_bytes))
         self._directory = Directory(reserved, reserved, self.seed)
         self._tombstones = Tombstones(reserved, self.seed)
         self._rows = Rows(reserved, settings.dim, self.optimizer.width)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from online_learning.table.directory import MOST_BYTES
 from online_learning.table.index import MAX_LOAD, SEGMENT
 from online_learning.table.settings import InitializerKind, InitializerSettings, OptimizerSettings, TableSettings
 from online_learning.table.table import Table
@@ -35,6 +36,15 @@ def test_the_index_is_never_fuller_than_promised_and_a_row_costs_at_most_43_byte
     assert stats.overhead_at_full_load <= 43
     # Most keys stand in their first line, of five places.
     assert stats.probe_mean < 0.5
+
+
+@pytest.mark.parametrize("tenths", range(10, 20))
+def test_a_row_never_costs_more_than_is_reckoned_with_where_memory_ends(tenths: int) -> None:
+    # From one size to its double the index is as empty, and as full, as it ever is.
+    rows = 3_000 * tenths
+    parts = grown(rows)[0].stats().bytes_by_part
+    # Besides, four bytes a row once it is freed.
+    assert parts["headers"] + parts["index"] <= (MOST_BYTES - 4) * rows
 
 
 def test_removing_and_inserting_for_long_does_not_wear_the_index_out() -> None:

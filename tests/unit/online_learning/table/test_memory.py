@@ -2,6 +2,7 @@
 
 import ctypes
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from online_learning.table.memory import (
     SMALL_PAGE_BYTES,
     WRITER_WORDS,
     WRITTEN,
+    cgroup_limits,
     populate,
     reserve,
     take_ahead,
@@ -73,3 +75,19 @@ def test_nothing_is_taken_behind_the_end_or_of_nothing() -> None:
     populate(array, 3, 3, Workers(1))
     take_ahead(array, 3, 3, 1, 0, np.zeros(WRITER_WORDS, np.int64))
     assert not array.any()
+
+
+def test_memory_ends_where_a_control_group_or_one_above_it_says(tmp_path: Path) -> None:
+    for name, limit in (
+        ("services/memory.max", "3000"),
+        ("services/freshet/memory.max", "max"),
+        ("memory/memory.limit_in_bytes", "7000"),
+        ("memory/docker/memory.limit_in_bytes", "5000"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(limit + "\n")
+    assert cgroup_limits("0::/services/freshet\n", tmp_path) == [3000]
+    assert cgroup_limits("4:memory:/docker\n3:cpu:/docker\n", tmp_path) == [5000, 7000]
+    # Of a container on a host's group only its own mount is seen.
+    assert cgroup_limits("4:cpu,memory:/docker/0f3a:b\n", tmp_path) == [5000, 7000]
+    assert cgroup_limits("0::/\n", tmp_path) == []

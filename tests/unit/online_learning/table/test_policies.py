@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from online_learning.table.directory import MOST_BYTES
 from online_learning.table.settings import (
     AdmissionPolicy,
     AdmissionSettings,
@@ -219,9 +220,14 @@ def test_a_bounded_table_stays_bounded_under_churn(policy: EvictionPolicy) -> No
     assert table.stats().slots <= 3000
 
 
+def small(monkeypatch: pytest.MonkeyPatch) -> Table:
+    """A table that grows as far as memory goes, which is to 5,000 rows of 2 f32 and as many of Adagrad's."""
+    monkeypatch.setattr("online_learning.table.table.usable_bytes", lambda: 5_000 * (16 + MOST_BYTES))
+    return Table(TableSettings(dim=2), 1)
+
+
 def test_a_table_out_of_memory_says_so_and_keeps_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("online_learning.table.table.physical_bytes", lambda: 80_000)
-    table = Table(TableSettings(dim=2))
+    table = small(monkeypatch)
     insert(table, np.arange(1, 4001, dtype=np.uint64))
     before = table.digest()
     with pytest.raises(TableFull, match="all that fit in memory"):
@@ -232,8 +238,7 @@ def test_a_table_out_of_memory_says_so_and_keeps_its_rows(monkeypatch: pytest.Mo
 
 
 def test_what_a_table_out_of_memory_took_before_it_said_so_begins_as_any_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("online_learning.table.table.physical_bytes", lambda: 80_000)
-    table, roomy = Table(TableSettings(dim=2), 1), Table(TableSettings(dim=2, max_rows=10_000), 1)
+    table, roomy = small(monkeypatch), Table(TableSettings(dim=2, max_rows=10_000), 1)
     old, new = np.arange(1, 5001, dtype=np.uint64), np.arange(4990, 6000, dtype=np.uint64)
     table.apply_gradients(insert(table, old), np.ones((5000, 2), np.float32), 0, 1)
     # Of these some come back, and some new ones get their slots.
