@@ -115,9 +115,7 @@ class ImpressionLog:
     def _send(self, producer: kafka.Producer, impression: Impression) -> None:
         while not self._stop.is_set():
             try:
-                future = producer.send(
-                    IMPRESSIONS, impression, impression.user, timestamp_ms=impression.ts, block_s=_ATTEMPT_S
-                )
+                future = producer.send(IMPRESSIONS, impression, impression.user, block_s=_ATTEMPT_S)
             except (kafka.BufferFull, kafka.BrokerAway) as error:
                 log.warning("impressions wait: %s", error)
             except Exception as error:

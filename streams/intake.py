@@ -137,11 +137,16 @@ def _unparsed(data: bytes, error: msgspec.DecodeError) -> Rejected:
     return Rejected(Reason.NOT_JSON, str(error))
 
 
+def in_future(ts: int, now_ms: int, future_ms: int) -> Rejected:
+    """What is said of a time that is too far ahead of the clock it is held against (ms)."""
+    return Rejected(Reason.FUTURE_TIME, f"`$.ts` == {ts}, more than {future_ms} ms ahead of {now_ms}")
+
+
 def _check_time(ts: int, now_ms: int, future_ms: int) -> None:
     if ts <= 0:
         raise Rejected(Reason.BAD_TIME, f"`$.ts` == {ts}, must be ms since the epoch, > 0")
     if ts > now_ms + future_ms:
-        raise Rejected(Reason.FUTURE_TIME, f"`$.ts` == {ts}, more than {future_ms} ms ahead of {now_ms}")
+        raise in_future(ts, now_ms, future_ms)
 
 
 def _check_id(name: str, value: str | None) -> None:

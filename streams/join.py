@@ -20,12 +20,23 @@ the two was interleaved:
 - Duplicates by event id (of one user) or request id are dropped within the horizon. An impression that is later than
   its window and horizon is refused; an action later than the horizon is organic and flagged late.
 
+No producer's clock is trusted further than that of who wrote the record to its log: an impression moves the
+impressions' clock to its time or to that at which the broker appended it, an action the actions' to its time or to that
+at which the intake took it, whichever is earlier; the same bounds what is counted of users and items. What is more than
+`future_s` ahead of that is refused (actions by the intake). So the clock of a host that serves may be ahead of the
+others by `future_s`: that moves the windows of its own answers, which end so much later, and nothing else. Behind the
+newest of the others it may be by the window and horizon, and its windows end so much sooner. A clock that stamps
+actions may be behind by the lateness: an action that is further behind may count as organic. A broker or an intake
+whose own clock is behind holds the watermark back by as much.
+
 The watermark works in buckets of 250 ms (`time_index`): what it decides comes so much later, and is the same.
 """
 
 from msgspec import Struct
 
 from streams.aggregates import RATING
+from streams.dead_letters import Reason
+from streams.intake import Rejected, in_future
 from streams.join_examples import ExampleMaker
 from streams.join_state import NEVER, Clock, Held, HeldRecord, JoinState, Slot, Waiting, identity, pair
 from streams.labels import LabelRules, negative_kept
@@ -64,6 +75,7 @@ class JoinCounts(Struct):
     duplicate_impressions: int = 0
     late_actions: int = 0
     late_impressions: int = 0
+    future_impressions: int = 0
     evicted: int = 0
 
 
@@ -79,6 +91,7 @@ class Join:
         self._window_ms = join.window_ms
         self._lateness_ms = join.lateness_ms
         self._horizon_ms = join.horizon_ms
+        self._future_ms = join.future_ms
         self._rate = join.negative_rate
         self._max_held = join.max_held
         self._rules = LabelRules(settings.tasks, settings.labels)
@@ -94,18 +107,28 @@ class Join:
 
     # --- records ------------------------------------------------------------------------------------------------
 
-    def impression(self, impression: Impression, raw: bytes) -> bool:
-        """Takes an impression and its bytes; False where it is too late to be joined (nothing remembers it)."""
+    def impression(self, impression: Impression, raw: bytes, appended_at: int) -> None:
+        """Takes an impression, its bytes, and when the broker appended them (ms).
+
+        Raises Rejected where its time is in the future or too late to be joined; then nothing remembers it.
+        """
         self.counts.impressions += 1
         ts, user, progress = impression.ts, impression.user, self._progress
-        before = progress.impression_clock.record(ts) - self._lateness_ms
+        # The broker's clock bounds what one host's fast clock can do to everybody's watermark.
+        at = ts
+        if ts > appended_at:
+            at = appended_at
+            if ts > appended_at + self._future_ms:
+                self.counts.future_impressions += 1
+                raise in_future(ts, appended_at, self._future_ms)
+        before = progress.impression_clock.record(at) - self._lateness_ms
         if before > ts + self._window_ms + self._horizon_ms:
             self.counts.late_impressions += 1
-            return False
+            raise Rejected(Reason.TOO_LATE, "its window and horizon are over")
         key = pair(user, impression.request_id)
         if self._state.held.get(key) is not None:
             self.counts.duplicate_impressions += 1
-            return True
+            return
         # Where older ones were evicted early, this one must still be met by who drops the next.
         bucket = max(bucket_of(ts + self._window_ms), progress.dropped)
         held = Held(HeldRecord(ts, before, bucket, raw), fresh=True)
@@ -115,11 +138,10 @@ class Join:
         if bucket < progress.closed:
             self._overdue[key] = None
         arm = impression.arms[0].arm if impression.arms else ""
-        self._signals.shown([shown.item for shown in impression.items], arm, ts)
-        self._state.users.of(user).add_impressions(len(impression.items), ts)
+        self._signals.shown([shown.item for shown in impression.items], arm, at)
+        self._state.users.of(user).add_impressions(len(impression.items), at)
         if progress.waiting:
             self._end_waits(key, held)
-        return True
 
     def action(self, action: Action) -> None:
         """Takes an action."""

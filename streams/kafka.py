@@ -114,15 +114,12 @@ class Producer:
         key: str | None,
         *,
         partition: int | None = None,
-        timestamp_ms: int | None = None,
         block_s: float = 60.0,
     ) -> Future:
         """Sends one record of the catalogue; see `send_bytes`. None as record deletes the key (a tombstone)."""
         value = None if record is None else topic.codec.encode(record)
         key_bytes = None if key is None else key.encode()
-        return self.send_bytes(
-            topic.name, value, key_bytes, partition=partition, timestamp_ms=timestamp_ms, block_s=block_s
-        )
+        return self.send_bytes(topic.name, value, key_bytes, partition=partition, block_s=block_s)
 
     def send_bytes(
         self,
@@ -131,7 +128,6 @@ class Producer:
         key: bytes | None = None,
         *,
         partition: int | None = None,
-        timestamp_ms: int | None = None,
         block_s: float = 60.0,
     ) -> Future:
         """Takes one record; the future becomes kafka-python's RecordMetadata when the broker has acknowledged it.
@@ -150,7 +146,7 @@ class Producer:
                 raise BufferFull(f"{self._held_bytes} bytes wait for Kafka, more than {self._max_bytes} are not held")
             self._held_bytes += size
         try:
-            future = self.raw.send(topic, value=value, key=key, partition=partition, timestamp_ms=timestamp_ms)
+            future = self.raw.send(topic, value=value, key=key, partition=partition)
         except KafkaTimeoutError as error:
             self._release(size)
             raise BrokerAway(f"topic {topic!r}: {error}") from error

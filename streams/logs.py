@@ -65,10 +65,15 @@ def raw_records(
 
 def read_all(settings: KafkaSettings, topic: Topic) -> dict[int, list[Any]]:
     """Every committed record of a topic, decoded, by partition in log order."""
-    with_value: dict[int, list[Any]] = {}
+    return {k: [record for record, _ in records] for k, records in read_stamped(settings, topic).items()}
+
+
+def read_stamped(settings: KafkaSettings, topic: Topic) -> dict[int, list[tuple[Any, int]]]:
+    """As `read_all`, each record with its timestamp (ms): of `impressions` when the broker appended it."""
+    found: dict[int, list[tuple[Any, int]]] = {}
     for record in raw_records(settings, ends_of(settings, [topic.name])):
-        with_value.setdefault(record.partition, []).append(topic.codec.decode(record.value))
-    return with_value
+        found.setdefault(record.partition, []).append((topic.codec.decode(record.value), record.timestamp))
+    return found
 
 
 def read_list(settings: KafkaSettings, topic: Topic) -> list[Any]:
@@ -84,5 +89,5 @@ def end_sum(settings: KafkaSettings, topic: Topic) -> int:
 def joined_and_expected(settings: StreamsSettings) -> tuple[list[Expected], list[Expected]]:
     """The examples on the topic, and those that the logs of impressions and actions should have given; both sorted."""
     got = sorted(map(observed, read_list(settings.kafka, EXAMPLES)))
-    impressions, actions = read_all(settings.kafka, IMPRESSIONS), read_all(settings.kafka, ACTIONS)
+    impressions, actions = read_stamped(settings.kafka, IMPRESSIONS), read_all(settings.kafka, ACTIONS)
     return got, expected_examples(impressions, actions, settings)

@@ -63,9 +63,14 @@ def observed(example: Example) -> Expected:
 
 
 def expected_examples(
-    impressions: Mapping[int, Sequence[Impression]], actions: Mapping[int, Sequence[Action]], settings: StreamsSettings
+    impressions: Mapping[int, Sequence[tuple[Impression, int]]],
+    actions: Mapping[int, Sequence[Action]],
+    settings: StreamsSettings,
 ) -> list[Expected]:
-    """Every example that the join emits for these logs (by partition, in log order), all windows ended; sorted."""
+    """Every example that the join emits for these logs (by partition, in log order), all windows ended; sorted.
+
+    With each impression comes when the broker appended it (ms).
+    """
     found: list[Expected] = []
     for partition in impressions.keys() | actions.keys():
         found += _partition(impressions.get(partition, ()), actions.get(partition, ()), settings)
@@ -79,15 +84,17 @@ class _Shown(Struct):
 
 
 def _partition(
-    impressions: Iterable[Impression], actions: Iterable[Action], settings: StreamsSettings
+    impressions: Iterable[tuple[Impression, int]], actions: Iterable[Action], settings: StreamsSettings
 ) -> Iterable[Expected]:
     join, rules = settings.join, LabelRules(settings.tasks, settings.labels)
     window, lateness, horizon = join.window_ms, join.lateness_ms, join.horizon_ms
 
     shown: dict[tuple[str, str], _Shown] = {}
     newest = float("-inf")
-    for impression in impressions:
-        behind, newest = newest - lateness, max(newest, impression.ts)
+    for impression, appended_at in impressions:
+        if impression.ts > appended_at + join.future_ms:
+            continue
+        behind, newest = newest - lateness, max(newest, min(impression.ts, appended_at))
         too_late = behind > impression.ts + window + horizon
         if not too_late:
             shown.setdefault((impression.user, impression.request_id), _Shown(impression, behind, {}))

@@ -24,7 +24,6 @@ from streams.topics import Topic
 
 # Where so many are in hand, a backlog is read.
 _BACKLOG_RECORDS: Final = 500
-Batch = Mapping[str, Sequence[Origin]]
 Changes = dict[bytes, bytes | None]
 Idle = Mapping[str, int | None]
 
@@ -37,6 +36,16 @@ class StageName(enum.StrEnum):
     ITEM_COUNTS = "item-counts"
 
 
+class Stamped(Origin, Protocol):
+    """A record as the loop hands it over; of `impressions` its timestamp (ms) is when the broker appended it."""
+
+    @property
+    def timestamp(self) -> int: ...
+
+
+Batch = Mapping[str, Sequence[Stamped]]
+
+
 class Stage(Protocol):
     """What the transactional loop of one partition runs, on the state that it left on disk."""
 
@@ -45,7 +54,7 @@ class Stage(Protocol):
     def early(self, batch: Batch) -> dict[str, int]:
         """How many of the last records of each topic would better be handled with a later batch."""
 
-    def take(self, topic: str, records: Sequence[Origin], now_ms: int, out: Outbox) -> None:
+    def take(self, topic: str, records: Sequence[Stamped], now_ms: int, out: Outbox) -> None:
         """Takes records of an input, in the order of its log; puts what follows at once into `out`.
 
         Of a batch the inputs come in the order of `inputs`.
@@ -96,7 +105,7 @@ class IntakeStage:
     def early(self, batch: Batch) -> dict[str, int]:
         return {}
 
-    def take(self, topic: str, records: Sequence[Origin], now_ms: int, out: Outbox) -> None:
+    def take(self, topic: str, records: Sequence[Stamped], now_ms: int, out: Outbox) -> None:
         for record in records:
             self._events += 1
             try:
@@ -143,25 +152,24 @@ class JoinStage:
             return {}
         return {topics.ACTIONS.name: ahead}
 
-    def take(self, topic: str, records: Sequence[Origin], now_ms: int, out: Outbox) -> None:
+    def take(self, topic: str, records: Sequence[Stamped], now_ms: int, out: Outbox) -> None:
         if topic == topics.IMPRESSIONS.name:
             self._take_impressions(records, now_ms, out)
         else:
             self._take_actions(records, now_ms, out)
 
-    def _take_impressions(self, records: Sequence[Origin], now_ms: int, out: Outbox) -> None:
+    def _take_impressions(self, records: Sequence[Stamped], now_ms: int, out: Outbox) -> None:
         join, impression_of = self._join, topics.IMPRESSIONS.codec.decode
         for record in records:
             try:
                 raw = record.value or b""
-                impression = impression_of(raw)
+                join.impression(impression_of(raw), raw, record.timestamp)
             except Unreadable as error:
                 self._refuse(out, record, Reason.UNREADABLE, str(error), now_ms)
-                continue
-            if not join.impression(impression, raw):
-                self._refuse(out, record, Reason.TOO_LATE, "its window and horizon are over", now_ms)
+            except Rejected as rejected:
+                self._refuse(out, record, rejected.reason, rejected.detail, now_ms)
 
-    def _take_actions(self, records: Sequence[Origin], now_ms: int, out: Outbox) -> None:
+    def _take_actions(self, records: Sequence[Stamped], now_ms: int, out: Outbox) -> None:
         join, action_of = self._join, topics.ACTIONS.codec.decode
         for record in records:
             try:
@@ -213,7 +221,7 @@ class ItemCountsStage:
     def early(self, batch: Batch) -> dict[str, int]:
         return {}
 
-    def take(self, topic: str, records: Sequence[Origin], now_ms: int, out: Outbox) -> None:
+    def take(self, topic: str, records: Sequence[Stamped], now_ms: int, out: Outbox) -> None:
         for record in records:
             try:
                 self._taken.append(decoded(topics.SIGNALS.codec.decode(record.value or b"")))

@@ -18,7 +18,7 @@ from online_learning.models.scorers.two_tower import tower_keys
 from online_learning.state import dense_parameters, meta_of
 from online_learning.table.digest import digest_rows
 from serving.shared.mirror import Mirror
-from streams.logs import ends_of, raw_records, read_all, read_list
+from streams.logs import ends_of, raw_records, read_all, read_list, read_stamped
 from streams.records import Example, LabelState
 from streams.reference import expected_examples, observed
 from streams.topics import ACTIONS, DEAD_LETTERS, EVENTS, EXAMPLES, IMPRESSIONS
@@ -139,7 +139,7 @@ def joined(arena: Arena, examples: Iterable[Example]) -> Check:
     """The join's output is the reference join's: nothing lost, nothing doubled, nothing else."""
     settings = arena.settings.streams
     got = Counter(map(observed, examples))
-    impressions, actions = read_all(settings.kafka, IMPRESSIONS), read_all(settings.kafka, ACTIONS)
+    impressions, actions = read_stamped(settings.kafka, IMPRESSIONS), read_all(settings.kafka, ACTIONS)
     wanted = Counter(expected_examples(impressions, actions, settings))
     doubled = sum(count - 1 for count in got.values() if count > 1)
     missing, extra = wanted - got, got - wanted

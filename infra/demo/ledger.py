@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 from kafka import TopicPartition
+from kafka.consumer.fetcher import ConsumerRecord
 
 from streams.logs import ends_of, raw_records
 from streams.records import Action, Impression
@@ -23,7 +24,7 @@ class Ledger:
     def __init__(self, settings: StreamsSettings) -> None:
         self.counts: Counter[str] = Counter()
         self._settings = settings
-        self._impressions: defaultdict[int, list[Impression]] = defaultdict(list)
+        self._impressions: defaultdict[int, list[tuple[Impression, int]]] = defaultdict(list)
         self._actions: defaultdict[int, list[Action]] = defaultdict(list)
         self._examples: list[Expected] = []
         self._read_to: dict[TopicPartition, int] = {}
@@ -33,7 +34,7 @@ class Ledger:
         ends = ends_of(self._settings.kafka, [topic.name for topic in TOPICS])
         for record in raw_records(self._settings.kafka, ends, self._read_to):
             self.counts[record.topic] += 1
-            self._keep(record.topic, record.partition, record.value)
+            self._keep(record)
         self._read_to = ends
 
     @property
@@ -50,11 +51,12 @@ class Ledger:
         """What the join should have made, by the reference join over the whole logs."""
         return final(expected_examples(self._impressions, self._actions, self._settings))
 
-    def _keep(self, topic: str, partition: int, value: bytes) -> None:
+    def _keep(self, record: ConsumerRecord) -> None:
+        topic, partition, value = record.topic, record.partition, record.value
         if topic == ACTIONS.name:
             self._actions[partition].append(ACTIONS.codec.decode(value))
         elif topic == IMPRESSIONS.name:
-            self._impressions[partition].append(IMPRESSIONS.codec.decode(value))
+            self._impressions[partition].append((IMPRESSIONS.codec.decode(value), record.timestamp))
         elif topic == EXAMPLES.name:
             self._examples.append(observed(EXAMPLES.codec.decode(value)))
 

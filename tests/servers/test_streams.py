@@ -142,6 +142,34 @@ def test_the_join_is_the_same_whoever_partitioned_the_events(stack: RunningStack
     assert twins["keyed"] == twins["other"]
 
 
+def test_a_host_whose_clock_is_ahead_delays_its_own_windows_and_nothing_else(stack: RunningStack) -> None:
+    kafka, ahead_ms = stack.settings.kafka, {"fast": 8_000, "broken": 2 * 3_600_000}
+    shown = [Shown("i0", 0, 0.5, 0.5, "popular", False)]
+    with producer(kafka) as out:
+        for n in range(20):
+            for host in ("right", "fast") if n else ("right", "fast", "broken"):
+                impression = Impression(1, f"{host}-{n}", now_ms() + ahead_ms.get(host, 0), "shared", shown)
+                out.send(topics.IMPRESSIONS, impression, "shared")
+        out.flush(30)
+        for n in range(20):
+            event = Event(ts=now_ms(), user="shared", item="i0", kind="click", request_id=f"right-{n}")
+            out.send(topics.EVENTS, event, "shared")
+        out.flush(30)
+
+    def equal() -> bool:
+        got, expected = joined_and_expected(stack.settings.streams)
+        return got == expected
+
+    wait_until(equal, 60, "the examples are those of the reference")
+    got = [one for one in joined_and_expected(stack.settings.streams)[0] if one.user == "shared"]
+    assert [one.example_id for one in got if one.organic] == []
+    assert sorted({one.example_id for one in got}) == sorted(
+        f"{host}-{n}/0" for host in ("right", "fast") for n in range(20)
+    )
+    (letter,) = [one for one in flat(read_all(kafka, topics.DEAD_LETTERS)) if one.topic == topics.IMPRESSIONS.name]
+    assert letter.reason == Reason.FUTURE_TIME
+
+
 def test_the_feature_rows_count_what_happened(stack: RunningStack) -> None:
     kafka = stack.settings.kafka
     ts = now_ms()
@@ -186,7 +214,11 @@ def test_catalogue_documents_are_checked_and_a_user_is_forgotten_on_null(stack: 
         out.send_bytes(topics.USERS.name, b"{", b"broken")
 
     def letters() -> set[tuple[str, str]]:
-        return {(one.topic, one.reason) for one in flat(read_all(kafka, topics.DEAD_LETTERS)) if one.topic != "events"}
+        return {
+            (one.topic, one.reason)
+            for one in flat(read_all(kafka, topics.DEAD_LETTERS))
+            if one.topic in ("items", "users")
+        }
 
     wanted = {("items", Reason.WRONG_TYPE), ("items", Reason.BAD_VALUE), ("users", Reason.NOT_JSON)}
     wait_until(lambda: letters() == wanted, 60, "the dead letters of the catalogue")

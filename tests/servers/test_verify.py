@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from kafka.admin import ConfigResource
 
 from serving.evaluation.clickhouse import connect
 from streams.admin import admin
@@ -51,6 +52,8 @@ def test_what_differs_is_named(fresh_kafka: RunningStack, tmp_path: Path) -> Non
 
         with admin(stack.settings.kafka) as client:
             client.delete_topics(["signals"])
+            # As freshet declared it once.
+            client.alter_configs([ConfigResource("topic", "impressions", {"message.timestamp.type": "CreateTime"})])
         database = connect(stack.settings.serving.clickhouse)
         database.command("ALTER TABLE actions DROP COLUMN session")
         database.close()
@@ -58,4 +61,6 @@ def test_what_differs_is_named(fresh_kafka: RunningStack, tmp_path: Path) -> Non
         code, words = verify(stack.state.folder)
         assert code == 1
         assert "topic signals: missing" in words
+        named = "topic impressions: message.timestamp.type == CreateTime, declared is LogAppendTime"
+        assert named in " ".join(words.split())
         assert "session" in words

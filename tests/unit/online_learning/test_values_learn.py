@@ -54,7 +54,7 @@ class Stream:
         return Impression(SCHEMA_VERSION, f"r{number}", ts, self.names.user_id(user), shown, scene="world")
 
     def _follow(self, impression: Impression) -> list[Example]:
-        self.join.impression(impression, IMPRESSIONS.codec.encode(impression))
+        self.join.impression(impression, IMPRESSIONS.codec.encode(impression), impression.ts)
         user = int(impression.user.rpartition("u")[2])
         numbers = [self.names.item_number(shown.item) for shown in impression.items]
         for k, act in enumerate(respond(self.truth, user, numbers, self.random, dwell=True)):

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from streams.intake import Rejected
 from streams.join import Join
 from streams.local_state import opened
 from streams.records import Action, Example, Impression, Shown
@@ -61,20 +63,26 @@ def actions(draw: st.DrawFn) -> Action:
     )
 
 
+# Impressions, each with when it was appended.
+Shows = list[tuple[Impression, int]]
+# How long after its own time an impression is appended: some hosts' clocks are ahead.
+DELAYS_MS = (0, 0, 1, 700, 20_000, -3_000, -9_999, -10_001, -40_000)
+
+
 @st.composite
-def logs(draw: st.DrawFn) -> tuple[list[Impression], list[Action]]:
+def logs(draw: st.DrawFn) -> tuple[Shows, list[Action]]:
     by_request: dict[str, Impression] = {}
     drawn = draw(st.lists(impressions(), max_size=6))
-    shown = [by_request.setdefault(one.request_id, one) for one in drawn]
+    unskewed = [by_request.setdefault(one.request_id, one) for one in drawn]
     acted = draw(st.lists(actions(), max_size=16))
-    for log in (shown, acted):
+    for log in (unskewed, acted):
         if log and draw(st.booleans()):
             log.append(draw(st.sampled_from(log)))  # type: ignore[arg-type]
     if draw(st.booleans()):
         # Mostly in order, as real logs are.
-        shown.sort(key=lambda one: one.ts)
+        unskewed.sort(key=lambda one: one.ts)
         acted.sort(key=lambda one: one.ts)
-    return shown, acted
+    return [(one, one.ts + draw(st.sampled_from(DELAYS_MS))) for one in unskewed], acted
 
 
 joins = st.builds(
@@ -83,6 +91,7 @@ joins = st.builds(
     lateness_s=st.sampled_from([0.0, 2.0]),
     horizon_s=st.sampled_from([1.0, 10.0, 100.0]),
     negative_rate=st.sampled_from([1.0, 0.5]),
+    future_s=st.sampled_from([10.0, 3600.0]),
 )
 
 
@@ -151,7 +160,7 @@ class Run:
 @given(logs(), joins, st.data())
 @settings(max_examples=80)
 def test_the_join_equals_the_reference(
-    log: tuple[list[Impression], list[Action]], join: JoinSettings, data: st.DataObject
+    log: tuple[Shows, list[Action]], join: JoinSettings, data: st.DataObject
 ) -> None:
     shown, acted = log
     memory_mb = data.draw(st.sampled_from([1e-6, 64.0]))
@@ -169,7 +178,7 @@ def test_the_join_equals_the_reference(
 @given(logs(), joins, st.randoms(use_true_random=False))
 @settings(max_examples=80)
 def test_the_last_value_of_a_slot_does_not_depend_on_the_order_of_the_log(
-    log: tuple[list[Impression], list[Action]], join: JoinSettings, random: Random
+    log: tuple[Shows, list[Action]], join: JoinSettings, random: Random
 ) -> None:
     shown, acted = log
     # What joins and what is a duplicate does depend on the order where clocks or ids say so.
@@ -189,12 +198,12 @@ def test_part_of_a_millisecond_is_rounded_by_join_and_reference_alike(tmp_path: 
     ts = T0 + after_ms
     acted = Action(ts=ts, user="u1", item="a", kind="click", event_id="e", received_at=ts, request_id="r1")
     run = Run(tmp_path / "state", configured)
-    run.join.impression(shown, IMPRESSIONS.codec.encode(shown))
+    run.join.impression(shown, IMPRESSIONS.codec.encode(shown), T0)
     run.join.action(acted)
     run.commit(10**6, 10**6)
     run.disk.close()
     got = sorted(map(observed, run.examples))
-    assert got == expected_examples({0: [shown]}, {0: [acted]}, configured)
+    assert got == expected_examples({0: [(shown, T0)]}, {0: [acted]}, configured)
     assert any(one.organic for one in got) == (after_ms > 2_004)
 
 
@@ -205,12 +214,14 @@ def _last_values(examples: list[Expected]) -> dict[str, tuple[str, str, float]]:
     }
 
 
-def follow(run: Run, shown: list[Impression], acted: list[Action], data: st.DataObject) -> None:
+def follow(run: Run, shown: Shows, acted: list[Action], data: st.DataObject) -> None:
     """Reads both logs in some interleaving, commits now and then, and starts anew from disk or changelog."""
     i = a = 0
     while i < len(shown) or a < len(acted):
         if a >= len(acted) or (i < len(shown) and data.draw(st.booleans())):
-            run.join.impression(shown[i], IMPRESSIONS.codec.encode(shown[i]))
+            impression, appended_at = shown[i]
+            with suppress(Rejected):
+                run.join.impression(impression, IMPRESSIONS.codec.encode(impression), appended_at)
             i += 1
         else:
             run.join.action(acted[a])

@@ -55,7 +55,7 @@ def test_a_state_ten_times_the_memory_is_joined_as_the_reference_says(tmp_path: 
     at = 0
     for first in range(0, REQUESTS, BATCH):
         for impression in shown[first : first + BATCH]:
-            running.impression(impression, IMPRESSIONS.codec.encode(impression))
+            running.impression(impression, IMPRESSIONS.codec.encode(impression), impression.ts)
         while at < len(acted) and acted[at].ts <= T0 + (first + BATCH) * STEP_MS:
             running.action(acted[at])
             at += 1
@@ -75,7 +75,7 @@ def test_a_state_ten_times_the_memory_is_joined_as_the_reference_says(tmp_path: 
         at += 1
     running.advance(10**9, 10**9)
     got += emitted(running.drain(T0))
-    assert sorted(got) == expected_examples({0: shown}, {0: acted}, settings)
+    assert sorted(got) == expected_examples({0: [(one, one.ts) for one in shown]}, {0: acted}, settings)
     held_bytes = most_held * len(IMPRESSIONS.codec.encode(shown[0]))
     assert held_bytes > 10 * settings.state.memory_bytes
     # Half of the memory is that of the buffers of the copy on disk.

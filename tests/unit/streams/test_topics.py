@@ -43,6 +43,11 @@ def test_retention_is_as_the_catalogue_says() -> None:
     assert by_name()["join-changelog"].configs["cleanup.policy"] == "compact"
 
 
+def test_the_broker_stamps_impressions_and_their_writers_all_else() -> None:
+    stamps = {topic.name: by_name()[topic.name].configs["message.timestamp.type"] for topic in CATALOGUE}
+    assert stamps == dict.fromkeys(stamps, "CreateTime") | {"impressions": "LogAppendTime"}
+
+
 def test_every_difference_is_named() -> None:
     wanted = [Declared("a", 2, 1, {"retention.ms": "5"}), Declared("b", 2, 1, {}), Declared("c", 1, 3, {})]
     there = {"a": partitions(4), "c": partitions(1)}
