@@ -1,7 +1,7 @@
 """How fast the online model learns a simulated world, without servers, and what a setting is worth there.
 
     python -m tests.benchmarks.closed_loop [--quick] [--json FILE] [--seeds N] [--compare VARIANT,...] [--organic N]
-        [--retrieve K] [--window S]
+        [--retrieve K] [--window S] [--kept R]
 
 Users of a world (`closed_world`) ask, half of them the online model, half popularity. Every variant of `--compare` sees
 the same worlds: its figure is the difference in CTR from the default settings, paired by seed.
@@ -65,6 +65,7 @@ def main() -> None:
             "seeds": "how many worlds, 5",
             "compare": f"variants beside the defaults: {', '.join(VARIANTS)}",
             "window": "seconds until the join's negatives come, 30",
+            "kept": "the share of negatives that the join keeps, 1",
             "organic": "acts a second that no request led to, 5",
             "retrieve": "candidates of each source that the online model ranks; 0, the default: all items",
         },
@@ -73,7 +74,10 @@ def main() -> None:
     if unknown := set(chosen) - set(VARIANTS):
         raise SystemExit(f"--compare {', '.join(sorted(unknown))}: must be of {', '.join(VARIANTS)}")
     organic, retrieve = float(options.extra.get("organic", "5")), int(options.extra.get("retrieve", "0"))
-    join = JoinSettings(window_s=float(options.extra.get("window", DEFAULTS.join.window_s)))
+    join = JoinSettings(
+        window_s=float(options.extra.get("window", DEFAULTS.join.window_s)),
+        negative_rate=float(options.extra.get("kept", DEFAULTS.join.negative_rate)),
+    )
     seeds = range(1, 1 + int(options.extra.get("seeds", "2" if options.quick else "5")))
     requests = REQUESTS // 3 if options.quick else REQUESTS
     torch.set_num_threads(1)
@@ -86,6 +90,7 @@ def main() -> None:
             "requests a second": RATE,
             "slots": SLOTS,
             "window s": join.window_s,
+            "share of negatives kept": join.negative_rate,
             "organic acts a second": organic,
             "candidates of a source": retrieve,
         },

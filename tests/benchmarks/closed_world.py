@@ -22,6 +22,7 @@ from online_learning.models.fields import Bags, FieldEncoder, Side
 from online_learning.settings import LearningSettings
 from online_learning.table.version import pack_version
 from streams.aggregates import ItemStats, UserStats
+from streams.labels import negative_kept
 from streams.records import (
     SCHEMA_VERSION,
     Action,
@@ -146,6 +147,7 @@ class Loop:
             self.count(items[k], arm, now, impressions=1, positives=int(clicked))
             if clicked:
                 mine.add_action(Action(ts=now, user=name, item=items[k], kind="click", event_id="", received_at=0))
+            said = clicked or negative_kept(f"r{number}/{position}", self.settings.join.negative_rate)
             example = Example(
                 SCHEMA_VERSION,
                 f"r{number}/{position}",
@@ -153,15 +155,17 @@ class Loop:
                 now,
                 name,
                 items[k],
-                {"click": Label(LabelState.OBSERVED, float(clicked))},
+                {"click": Label(LabelState.OBSERVED, float(clicked)) if said else Label(LabelState.CENSORED)},
                 request_id=f"r{number}",
                 position=position,
                 scene="world",
                 arms=arms,
                 user_features=used,
                 item_features=stats[k].tolist(),
+                negative_rate=self.settings.join.negative_rate,
             )
-            self.keep(now + (CLICK_MS if clicked else self.window_ms), example)
+            if said:
+                self.keep(now + (CLICK_MS if clicked else self.window_ms), example)
             if (seconds := stayed.get(position)) is not None:
                 self.keep(now + 2 * CLICK_MS, told(example, seconds, revision=1))
                 if arm == "online":
