@@ -73,8 +73,8 @@ class Keeper:
         """Brings the learners to the newest intact checkpoint, if there is one.
 
         Raises CheckpointError where there are checkpoints but none that fits: none is intact, the model's fields, tasks
-        or shape have changed since, or there are more rows than there may be. Starting anew must be somebody's
-        decision.
+        or shape have changed since, or there are more rows than there may be or removals than memory holds. Starting
+        anew must be somebody's decision.
         """
         checkpoint = self._store.load_newest()
         if checkpoint is None:

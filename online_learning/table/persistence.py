@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from online_learning.table.arguments import Slots, as_keys
 from online_learning.table.directory import Directory
 from online_learning.table.eviction import least
+from online_learning.table.export import TableFull
 from online_learning.table.headers import HEADER_WORDS, IN_FLIGHT, LIVE, TOUCHED
 from online_learning.table.rows import Rows
 from online_learning.table.settings import EvictionPolicy
@@ -43,10 +44,12 @@ def row_arrays(rows: Rows, slots: Slots, workers: Workers) -> Arrays:
 def load_headers(directory: Directory, arrays: Arrays, prefix: str = "") -> Slots:
     """Put a snapshot's keys and headers into an empty directory; their slots i64 [n].
 
-    What was not acknowledged is touched: whoever was sending it is dead. Nothing is unsaved.
+    What was not acknowledged is touched: whoever was sending it is dead. Nothing is unsaved. Raises TableFull.
     """
     keys = as_keys(arrays[f"{prefix}keys"])
     slots, _ = directory.upsert(keys, np.zeros(len(keys), np.uint16), 0, 0, admit_all())
+    if (slots < 0).any():
+        raise TableFull(f"of the snapshot's {len(keys)} {prefix}keys only {len(directory)} fit")
     headers = directory.headers.reshape(-1, HEADER_WORDS)
     headers[slots, 1] = arrays[f"{prefix}versions"]
     headers[slots, 2] = arrays[f"{prefix}marks"]

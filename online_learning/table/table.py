@@ -163,7 +163,8 @@ class Table:
 
         spaces u16 [n]: key space of each key. initial f32 [n, dim]: where a new row starts (a content vector); a
         row of it that begins with NaN, and every row where it is None, starts from the seeded initialiser. Marks
-        new rows touched with `version`; notes every sighting. Raises TableFull under the full policy grow.
+        new rows touched with `version`; notes every sighting. Raises TableFull under the full policy grow, and
+        TombstonesFull under evict; every row that is there then is whole.
         """
         keys = as_new_keys(keys)
         spaces = as_spaces(spaces, len(keys))
@@ -240,15 +241,16 @@ class Table:
         return touched
 
     def remove(self, keys: Keys, now_ms: int, version: int) -> int:
-        """Remove the rows of keys u64 [n] and leave tombstones; how many there were."""
+        """Remove the rows of keys u64 [n] and leave tombstones; how many there were. Raises TombstonesFull."""
         keys = as_keys(keys)
+        self._tombstones.expect(len(keys))
         return self._tombstones.bury(keys[self._directory.drop(keys) >= 0], now_ms // 1000, version)
 
     def evict(self, now_ms: int, version: int, slots: int = SCAN) -> int:
         """Remove some of what the eviction policy lets go: expired rows, then rows above `max_rows`; how many.
 
         A call looks for expired rows among the next `slots` slots and removes at most 16,384 rows, so that learning
-        does not wait long; calls in a row come round the whole table.
+        does not wait long; calls in a row come round the whole table. Raises TombstonesFull.
         """
         policy, now_s = self.settings.eviction.policy, now_ms // 1000
         if policy is EvictionPolicy.NONE:
@@ -290,6 +292,7 @@ class Table:
         """Stamp keys u64 [n] with a version and touch them; those without a row get a tombstone.
 
         For the keys of frames of a dead epoch: replicas must hear of each, or keep rows of a history that is void.
+        Raises TombstonesFull.
         """
         keys = np.unique(as_keys(keys))
         slots = self.find(keys)
@@ -367,7 +370,7 @@ class Table:
         """The table of a whole snapshot, of any capacity: too many rows are evicted by the settings' policy.
 
         Raises ValueError where dim or optimizer differ (`reset_optimizer`: start its state anew instead), and
-        TableFull where the rows do not fit and the full policy is refuse.
+        TableFull where the rows do not fit and the full policy is not evict, or the tombstones do not.
         """
         meta, arrays = snapshot.meta, snapshot.arrays
         if not snapshot.whole:
@@ -442,11 +445,13 @@ class Table:
         full = self.settings.full
         if full is FullPolicy.EVICT:
             there = slots[slots >= 0]
-            self._directory.flags[there] |= PROTECTED
             share = min(LEAST_AT_ONCE, round(self.settings.eviction.fraction * self.settings.max_rows))
             wanted = max(len(np.unique(keys[refused])), share)
-            self._evict_least(wanted, now_s, version)
-            self._directory.flags[there] &= 0xFF ^ PROTECTED
+            self._directory.flags[there] |= PROTECTED
+            try:
+                self._evict_least(wanted, now_s, version)
+            finally:
+                self._directory.flags[there] &= 0xFF ^ PROTECTED
             # These sightings have passed admission once.
             passed = (admission.ALWAYS, *self._admission()[1:])
             again, made = self._directory.upsert(keys[refused], spaces[refused], now_s, version, passed)
@@ -471,6 +476,7 @@ class Table:
 
     def _evict_slots(self, slots: Slots, now_s: int, version: int) -> int:
         keys = self._directory.header(slots)[0]
+        self._tombstones.expect(len(keys))
         self._directory.drop(keys)
         self._evicted += len(keys)
         return self._tombstones.bury(keys, now_s, version)

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from online_learning.table.directory import MOST_BYTES
+from online_learning.table.headers import PROTECTED
+from online_learning.table.memory import reserve
 from online_learning.table.settings import (
     AdmissionPolicy,
     AdmissionSettings,
@@ -15,6 +17,7 @@ from online_learning.table.settings import (
     TableSettings,
 )
 from online_learning.table.table import Table, TableFull
+from online_learning.table.tombstones import TombstonesFull
 
 
 def keys_of(*numbers: int) -> np.ndarray:
@@ -251,6 +254,59 @@ def test_what_a_table_out_of_memory_took_before_it_said_so_begins_as_any_row(mon
     state = Table.restore(TableSettings(dim=2, max_rows=10_000), table.snapshot())
     assert not state._rows.state[state.find(taken)].any()
     assert not np.isin(table.changed_since(0).tombstones, taken).any()
+
+
+# ---- removals
+
+
+def churned(rows: int, keys: int) -> Table:
+    """A table of so many rows after so many keys, each of which was seen once."""
+    table = bounded(FullPolicy.EVICT, EvictionPolicy.LRU, rows)
+    for now_s, part in enumerate(np.array_split(np.arange(1, keys + 1, dtype=np.uint64), keys * 2 // rows)):
+        insert(table, part, now_s=now_s)
+    return table
+
+
+def test_a_small_table_remembers_as_many_removals_as_memory_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("online_learning.table.tombstones.SMALLEST", 200)
+    table = churned(100, 5_000)
+    assert len(table) + table.stats().tombstones == 5_000
+    smaller = bounded(FullPolicy.EVICT, EvictionPolicy.LRU, 10).settings
+    restored = Table.restore(smaller, table.snapshot())
+    assert (len(restored), restored.stats().tombstones) == (10, 4_990)
+
+
+def test_no_removal_is_lost_where_memory_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = churned(100, 5_000).snapshot()
+    monkeypatch.setattr("online_learning.table.tombstones.SMALLEST", 200)
+    monkeypatch.setattr("online_learning.table.tombstones.usable_bytes", lambda: 0)
+    with pytest.raises(TableFull, match=r"of the snapshot's \d+ tombstone_keys only 200 fit"):
+        Table.restore(bounded(FullPolicy.EVICT, EvictionPolicy.LRU, 100).settings, snapshot)
+    table = churned(100, 250)
+    newest = np.arange(251, 351, dtype=np.uint64)
+    with pytest.raises(TombstonesFull, match="do not fit"):
+        insert(table, newest, now_s=10)
+    # What has a row has a whole one, and nothing else went: a key is either there or known to be removed.
+    keys = np.arange(1, 351, dtype=np.uint64)
+    kept, gone = set(there(table, keys)), set(table.changed_since(0).tombstones.tolist())
+    assert kept | gone >= set(range(1, 251))
+    assert not kept & gone
+    alive = np.array(sorted(kept), np.uint64)
+    roomy = Table(TableSettings(dim=2))
+    assert np.array_equal(table.gather(table.find(alive)), roomy.gather(insert(roomy, alive)))
+    assert not (table._directory.flags & PROTECTED).any()
+
+
+def test_where_address_space_is_refused_a_small_table_has_its_room_for_removals(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refusing(length: int, dtype: object) -> np.ndarray:
+        if length > 1 << 26:
+            raise OSError
+        return reserve(length, dtype)
+
+    monkeypatch.setattr("online_learning.table.directory.reserve", refusing)
+    assert churned(100, 1_000).stats().tombstones == 900
 
 
 # ---- new rows
