@@ -17,8 +17,10 @@ the two was interleaved:
   wins; of a value task the newest of all counts, of equal times the one with the larger value.
 - At the window's end, items without a label of a task that `shown_is_negative` are its negatives, kept at rate r by a
   hash of the example id; labels of other tasks are censored. Later actions revise.
-- Duplicates by event id (of one user) or request id are dropped within the horizon. An impression that is later than
-  its window and horizon is refused; an action later than the horizon is organic and flagged late.
+- Duplicates by event id (of one user) are dropped within the horizon of the event's time or, where that is later, of
+  the actions' clock (less lateness) when it came; those by request id while the impression is held.
+- An impression that is later than its window and horizon is refused; an action later than the horizon is organic and
+  flagged late.
 
 No producer's clock is trusted further than that of who wrote the record to its log: an impression moves the
 impressions' clock to its time or to that at which the broker appended it, an action the actions' to its time or to that
@@ -385,8 +387,10 @@ class Join:
         if known is not None and known + self._horizon_ms >= behind:
             return False
         progress.seen += known is None
-        table.put(one, ts)
-        self._state.due_seen.add(max(bucket_of(ts), progress.forgotten), one.to_bytes(8, "big"))
+        # An event that is older than the horizon is remembered too: whoever sends one tries again like others.
+        since = max(ts, behind)
+        table.put(one, since)
+        self._state.due_seen.add(max(bucket_of(since), progress.forgotten), one.to_bytes(8, "big"))
         return True
 
     # --- results ------------------------------------------------------------------------------------------------

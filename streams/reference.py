@@ -99,14 +99,14 @@ def _partition(
         if not too_late:
             shown.setdefault((impression.user, impression.request_id), _Shown(impression, behind, {}))
 
-    seen: dict[tuple[str, str], int] = {}
+    seen: dict[tuple[str, str], float] = {}
     newest = float("-inf")
     for action in actions:
         behind, newest = newest - lateness, max(newest, min(action.ts, action.received_at))
         known = seen.get((action.user, action.event_id))
         if known is not None and known + horizon >= behind:
             continue
-        seen[action.user, action.event_id] = action.ts
+        seen[action.user, action.event_id] = max(action.ts, behind)
         labels = rules.labels(action.kind, action.value)
         if not labels:
             continue

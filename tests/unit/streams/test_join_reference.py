@@ -190,6 +190,34 @@ def test_the_last_value_of_a_slot_does_not_depend_on_the_order_of_the_log(
     assert one == other
 
 
+def test_an_event_that_is_older_than_the_horizon_is_taken_once_within_it(tmp_path: Path) -> None:
+    configured = StreamsSettings(join=JoinSettings(lateness_s=2.0, horizon_s=10.0))
+
+    def one(event: str, ts: int, received_at: int) -> Action:
+        return Action(ts=ts, user="u1", item="a", kind="click", event_id=event, received_at=received_at)
+
+    old = one("old", T0 - 60_000, T0)
+    log = [
+        one("now", T0, T0),
+        old,
+        old,
+        one("then", T0 + 10_000, T0 + 10_000),
+        old,
+        one("later", T0 + 10_001, T0 + 10_001),
+    ]
+    log += [old, old]
+    run = Run(tmp_path / "state", configured)
+    for action in log:
+        run.join.action(action)
+        run.commit()
+    run.commit(10**6, 10**6)
+    run.disk.close()
+    got = sorted(map(observed, run.examples))
+    assert got == expected_examples({}, {0: log}, configured)
+    # Once when it came first, and once when that was forgotten.
+    assert Counter(one.example_id for one in got) == {"now": 1, "then": 1, "later": 1, "old": 2}
+
+
 @pytest.mark.parametrize("after_ms", [2_003, 2_004, 2_005])
 def test_part_of_a_millisecond_is_rounded_by_join_and_reference_alike(tmp_path: Path, after_ms: int) -> None:
     join = JoinSettings(window_s=1.0019, lateness_s=0.0, horizon_s=1.0019)
