@@ -71,8 +71,10 @@ def merge(base: TableSnapshot, increment: TableSnapshot) -> TableSnapshot:
     # A row that came back has no tombstone; one removed again has its newest.
     kept = ~np.isin(old["tombstone_keys"], gone)
     if base.whole:
-        # In an increment even a forgotten removal is still needed: its base holds the row.
-        kept &= old["tombstone_versions"] >= np.uint64(increment.meta.forgotten_before)
+        # In an increment even a forgotten removal is still needed: its base holds the row. And of one that is not
+        # acknowledged the table forgets nothing.
+        remembered = old["tombstone_versions"] >= np.uint64(increment.meta.forgotten_before)
+        kept &= remembered | (old["tombstone_pending"] != 0)
     arrays |= {name: np.concatenate([old[name][kept], new[name]]) for name in TOMBSTONE_ARRAYS}
     arrays["sketch"] = new["sketch"] if len(new["sketch"]) else old["sketch"]
     return TableSnapshot(meta=msgspec.structs.replace(increment.meta, parent=base.meta.parent), arrays=arrays)

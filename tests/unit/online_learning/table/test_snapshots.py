@@ -83,6 +83,16 @@ def test_a_removal_that_no_snapshot_holds_yet_is_not_forgotten() -> None:
     assert table.forget_tombstones(99) == 1
 
 
+def test_a_removal_that_the_log_has_not_acknowledged_outlives_the_base_that_holds_it() -> None:
+    table = Table(SETTINGS, 1)
+    changed(table, [1, 2], [], 1, False)
+    table.remove(np.array([1], np.uint64), 0, 2)
+    base = table.snapshot()
+    assert table.forget_tombstones(99) == 0
+    restored = Table.restore(SETTINGS, merge(base, table.snapshot(whole=False)))
+    assert restored.take_touched().tolist() == table.take_touched().tolist() == [1]
+
+
 def test_increments_in_the_wrong_order_are_refused() -> None:
     table = Table(SETTINGS, 1)
     base, first, second = table.snapshot(), table.snapshot(whole=False), table.snapshot(whole=False)
