@@ -36,12 +36,13 @@ class UserStats(Struct, array_like=True):
 
     def add_action(self, action: Action) -> None:
         """Counts one action; a rating's value goes into the mean, the item to the head of the recent ones."""
-        self._bring(action.ts, 0.0, 1.0)
+        ts = action.counted_at
+        self._bring(ts, 0.0, 1.0)
         if action.kind == RATING and action.value is not None:
             self.rating_sum += action.value
             self.rating_count += 1
-        if action.ts >= self.last_action_ts:
-            self.last_action_ts = action.ts
+        if ts >= self.last_action_ts:
+            self.last_action_ts = ts
             if not self.recent_items or self.recent_items[0] != action.item:
                 others = [item for item in self.recent_items if item != action.item]
                 self.recent_items = [action.item, *others][:RECENT_ITEMS]

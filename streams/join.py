@@ -150,7 +150,7 @@ class Join:
         self.counts.actions += 1
         progress, state = self._progress, self._state
         # The intake's wall clock bounds what one producer's fast clock can do to everybody's watermark.
-        before = progress.action_clock.record(min(action.ts, action.received_at)) - self._lateness_ms
+        before = progress.action_clock.record(action.counted_at) - self._lateness_ms
         if not self._first_time(identity(action.user, action.event_id), action.ts, before):
             self.counts.duplicate_actions += 1
             return
@@ -166,7 +166,7 @@ class Join:
                 user.add_action(action)
                 self._decide(key, held, impression, k, waiting)
                 return
-        waiting.user_features = user.used(action.ts) if user.version else None
+        waiting.user_features = user.used(action.counted_at) if user.version else None
         user.add_action(action)
         if key is None or held is not None:
             self._organic(waiting)
@@ -371,7 +371,7 @@ class Join:
     def _signal(self, action: Action, arm: str, positive: bool) -> None:
         rating = action.value if action.kind == RATING else None
         if positive or rating is not None:
-            self._signals.acted(action.item, arm, action.ts, positive, rating)
+            self._signals.acted(action.item, arm, action.counted_at, positive, rating)
 
     # --- what is remembered -------------------------------------------------------------------------------------
 

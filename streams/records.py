@@ -64,7 +64,8 @@ class Action(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A validated event, re-keyed by user. Topic `actions`.
 
     `event_id` is the producer's, or `topic-partition-offset` of the event. `extra` keeps the fields that this version
-    does not know. `received_at` is the wall clock of the intake, for latency only: lateness is decided by `ts`.
+    does not know. `received_at` is the wall clock of the intake (ms), which bounds how far an action moves clocks and
+    counts: a producer's clock may be ahead. What else depends on time depends on `ts`.
     """
 
     ts: int
@@ -80,6 +81,11 @@ class Action(Struct, frozen=True, kw_only=True, omit_defaults=True):
     scene: str = ""
     context: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def counted_at(self) -> int:
+        """The time (ms) that it moves clocks and counts to: its own, where that is not ahead of the intake's."""
+        return min(self.ts, self.received_at)
 
 
 class Assignment(Struct, frozen=True, array_like=True, gc=False):

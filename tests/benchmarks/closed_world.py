@@ -146,7 +146,7 @@ class Loop:
             clicked = position in clicks
             self.count(items[k], arm, now, impressions=1, positives=int(clicked))
             if clicked:
-                mine.add_action(Action(ts=now, user=name, item=items[k], kind="click", event_id="", received_at=0))
+                mine.add_action(Action(ts=now, user=name, item=items[k], kind="click", event_id="", received_at=now))
             said = clicked or negative_kept(f"r{number}/{position}", self.settings.join.negative_rate)
             example = Example(
                 SCHEMA_VERSION,
@@ -224,7 +224,7 @@ class Loop:
             for act in wander(self.world, truth, user, self.visits, self.dwell):
                 item = self.names.item_id(act.item)
                 used = mine.used(now) if mine.version else None
-                mine.add_action(Action(ts=now, user=name, item=item, kind=act.kind, event_id="", received_at=0))
+                mine.add_action(Action(ts=now, user=name, item=item, kind=act.kind, event_id="", received_at=now))
                 if act.kind not in ("click", "dwell"):
                     continue
                 example = Example(

@@ -5,6 +5,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from streams.aggregates import RECENT_ITEMS, ItemStats, UserStats, feature_key
 from streams.decay import DAY_MS, HOUR_MS, added, decayed
@@ -69,6 +70,20 @@ def test_recent_items_are_distinct_newest_first_and_bounded() -> None:
     assert recent == [f"i{k % 30}" for k in range(49, 49 - RECENT_ITEMS, -1)]
     stats.add_action(action(T0 - 1, "late"))
     assert stats.values(T0)["recent_items"] == recent
+
+
+def test_an_action_from_the_future_counts_when_it_was_taken_and_stops_nothing() -> None:
+    stats = UserStats()
+    stats.add_action(action(T0, "old"))
+    stats.add_action(replace(action(T0 + HOUR_MS, "ahead"), received_at=T0 + 1_000))
+    stats.add_action(action(T0 + 2_000, "new"))
+    row = stats.row("u", T0 + 2_000)
+    assert (row.ts, row.values["last_action_ts"], row.values["recent_items"]) == (
+        T0 + 2_000,
+        T0 + 2_000,
+        ["new", "ahead", "old"],
+    )
+    assert row.values["actions_1h"] == pytest.approx(3.0, rel=1e-2)
 
 
 def test_item_counts_of_two_arms_add_up() -> None:

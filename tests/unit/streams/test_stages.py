@@ -11,6 +11,7 @@ from streams.local_state import LocalState, opened
 from streams.outbox import Outbox
 from streams.records import Action, DeadLetter, Impression, Shown
 from streams.settings import JoinSettings, StreamsSettings
+from streams.signals import decoded
 from streams.stages import JoinStage
 from streams.topics import Topic
 
@@ -33,9 +34,10 @@ def shown(k: int, ts: int, appended_at: int | None = None) -> Record:
     return Record(topics.IMPRESSIONS, k, impression, ts if appended_at is None else appended_at)
 
 
-def clicked(k: int, ts: int) -> Record:
-    """A click on what request k showed."""
-    action = Action(ts=ts, user="u", item="i", kind="click", event_id=f"e{k}", received_at=ts, request_id=f"r{k}")
+def clicked(k: int, ts: int, received_at: int | None = None) -> Record:
+    """A click on what request k showed; without a time of its own taken in at once."""
+    at = ts if received_at is None else received_at
+    action = Action(ts=ts, user="u", item="i", kind="click", event_id=f"e{k}", received_at=at, request_id=f"r{k}")
     return Record(topics.ACTIONS, k, action)
 
 
@@ -91,6 +93,21 @@ def test_a_host_whose_clock_is_ahead_is_refused_and_harms_nobody_else(tmp_path: 
     stage.take(topics.ACTIONS.name, [clicked(k, T0 + 20) for k in (0, 1, 2, 3)], T0, Outbox({}))
     # The request that was refused has an action that waits for it.
     assert (stage.counts()["joined"], stage.counts()["waiting"]) == (3, 1)
+    disk.close()
+
+
+def test_what_is_from_the_future_is_counted_of_items_and_users_when_it_came(tmp_path: Path) -> None:
+    disk = opened(tmp_path / "state", 2**20)
+    stage = JoinStage(StreamsSettings(), 0, disk)
+    out = Outbox({topic.name: 1 for topic in topics.CATALOGUE} | {topics.SIGNALS.name: 2})
+    stage.take(topics.IMPRESSIONS.name, [shown(0, T0 + 60_000, T0)], T0, out)
+    stage.take(topics.ACTIONS.name, [clicked(0, T0 + 60_000, T0 + 1), clicked(9, T0 + 60_000, T0 + 2)], T0, out)
+    stage.conclude({}, T0 + 5, out, moved=True)
+    sent = {topic: [value or b"" for _, value in entries] for topic, _, entries in out}
+    (signals,) = [decoded(topics.SIGNALS.codec.decode(value)) for value in sent[topics.SIGNALS.name]]
+    assert signals.ts.tolist() == [T0, T0 + 1]
+    (row,) = [topics.FEATURES.codec.decode(value) for value in sent[topics.FEATURES.name]]
+    assert (row.ts, row.values["last_action_ts"]) == (T0 + 2, T0 + 2)
     disk.close()
 
 

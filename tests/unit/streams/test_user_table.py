@@ -11,7 +11,8 @@ MEMORY_BYTES = 2**20
 
 
 def acted(user: str, n: int) -> Action:
-    return Action(ts=1_000 * n, user=user, item=f"item-{n}", kind="click", event_id=f"e{n}", received_at=0)
+    ts = 1_000 * n
+    return Action(ts=ts, user=user, item=f"item-{n}", kind="click", event_id=f"e{n}", received_at=ts)
 
 
 def commit(table: UserTable) -> None:
