@@ -6,13 +6,14 @@ A save is these steps, in this order; a process that dies between any two leaves
   3. fsync the hidden folder
   4. rename it to its number
   5. fsync the parent: from here on the checkpoint counts
-  6. remove checkpoints that are neither among the newest nor built upon
+  6. remove checkpoints that are neither among the newest, nor built upon, nor the whole one before those
 In a store without renames steps 2 to 5 are one: the manifest is written, one object that names the parts.
 """
 
+import contextlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -31,8 +32,10 @@ DENSE_FILE = "dense.arrays"
 
 
 class CheckpointSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`keep`: newest checkpoints kept (with all they build on). `max_increments`: after so many, or once they
-    outweigh their base, an increment is saved merged with all it builds on, which bounds the time of a restart."""
+    """`keep`: newest checkpoints kept, with all they build on. Where that is one whole checkpoint (the base) for all of
+    them, the base before it is kept too: one that is spoilt on the disk does not take everything with it.
+    `max_increments`: after so many, or once they outweigh their base, an increment is saved merged with all it builds
+    on, which bounds the time of a restart, and what lies there to some four times a base."""
 
     keep: int = 3
     max_increments: int = 20
@@ -187,6 +190,7 @@ class CheckpointStore:
         chain = [] if tip is None else self._chain(tip.number, broken)
         loaded, used = self._read_prefix(chain or [], broken)
         if loaded is None or broken or used[-1] != tip:
+            self._report(broken)
             raise CheckpointError(f"what the increment builds on is broken: {broken}")
         return _merged(loaded, increment)
 
@@ -223,27 +227,27 @@ class CheckpointStore:
             raise CheckpointError(f"the increment's tables are not those of checkpoint {tip.number}")
 
     def _prune(self) -> None:
-        broken = {entry.number for entry in self.broken}
-        intact = [number for number in self.numbers() if number not in broken]
-        needed: set[int] = set()
-        for number in intact[-self.settings.keep :]:
-            for manifest in self._ancestry(number):
-                needed.add(manifest.number)
-        for number in self.numbers():
+        try:
+            there = self.numbers()
+            needed = _needed(self._parents(there), self.settings.keep)
+        except OSError as error:
+            # What cannot be read now may be there all the same: nothing is removed before that is known.
+            logger.warning("older checkpoints in %s were not removed: %s", self.storage.location, error)
+            return
+        for number in there:
             if number not in needed:
                 self.storage.remove(number)
         self.broken = [entry for entry in self.broken if entry.number in needed]
 
-    def _ancestry(self, number: int) -> Iterator[Manifest]:
-        """A checkpoint and all it builds on, as far as manifests can be read; newest first."""
-        step: int | None = number
-        while step is not None:
-            try:
-                manifest = self._manifest(step)
-            except (CheckpointError, OSError):
-                return
-            yield manifest
-            step = manifest.parent
+    def _parents(self, numbers: Iterable[int]) -> dict[int, int | None]:
+        """What each of these checkpoints builds on, but for those that are broken. Raises OSError."""
+        broken = {entry.number for entry in self.broken}
+        parents = {}
+        for number in numbers:
+            if number not in broken:
+                with contextlib.suppress(CheckpointError, FileNotFoundError, NotADirectoryError):
+                    parents[number] = self._manifest(number).parent
+        return parents
 
     # ---- loading
 
@@ -362,6 +366,19 @@ class CheckpointStore:
             meta=manifest.meta,
             number=manifest.number,
         )
+
+
+def _needed(parents: Mapping[int, int | None], keep: int) -> set[int]:
+    """Which checkpoints are kept; `parents` in ascending order."""
+    needed: set[int] = set()
+    for number in list(parents)[-keep:]:
+        step: int | None = number
+        while step is not None and step not in needed:
+            needed.add(step)
+            step = parents.get(step)
+    bases = [number for number, parent in parents.items() if parent is None]
+    # The newest of those that are needed, and the one before it.
+    return needed.union(bases[-2:])
 
 
 def _merged(earlier: Checkpoint, later: Checkpoint) -> Checkpoint:

@@ -122,7 +122,7 @@ def test_a_store_that_wants_its_folders_made_gets_them(tmp_path: Path) -> None:
     loaded = reader.load_newest()
     assert loaded is not None
     trainer.check_equal(loaded)
-    assert len(list(Path(place).glob("*.manifest"))) == len(reader.numbers()) == 2
+    assert len(list(Path(place).glob("*.manifest"))) == len(reader.numbers()) == 3
 
 
 def test_of_two_writers_the_second_is_refused_and_spoils_nothing() -> None:

@@ -145,6 +145,63 @@ def test_only_the_newest_are_kept_with_all_that_they_build_on(place: str) -> Non
         trainer.learn_and_save()
     # Bases: 1, 4, 7. Number 6 is kept and stands on 4 and 5.
     assert trainer.store.numbers() == [4, 5, 6, 7]
+    trainer.learn_and_save()
+    # Both of the newest stand on 7: the base before it stays.
+    assert trainer.store.numbers() == [4, 7, 8]
+
+
+def test_no_single_broken_file_takes_all_checkpoints_with_it(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path / "kept", keep=3, max_increments=4)
+    for _ in range(5):
+        trainer.learn_and_save()
+    for _ in range(12):
+        trainer.learn_and_save()
+        # A chain with its base, the base before it, and for two saves that one's chain.
+        numbers = trainer.store.numbers()
+        assert len(numbers) <= 8
+        for number in numbers:
+            shutil.copytree(tmp_path / "kept", tmp_path / "spoilt")
+            dense = tmp_path / "spoilt" / f"{number:012d}" / "dense.arrays"
+            dense.write_bytes(bytes([dense.read_bytes()[0] ^ 1]) + dense.read_bytes()[1:])
+            loaded = CheckpointStore(tmp_path / "spoilt").load_newest()
+            assert loaded is not None
+            trainer.check_equal(loaded)
+            # Whoever cuts a log behind the oldest leaves what this one needs.
+            oldest = trainer.store.oldest()
+            assert oldest is not None
+            assert oldest.number <= loaded.number < number or loaded.number == numbers[-1]
+            shutil.rmtree(tmp_path / "spoilt")
+
+
+def test_a_base_that_broke_while_it_was_built_upon_is_not_counted_on(tmp_path: Path) -> None:
+    trainer = Trainer(tmp_path, keep=1, max_increments=1)
+    for _ in range(4):
+        trainer.learn_and_save()
+    assert trainer.store.numbers() == [1, 3, 4]
+    (tmp_path / f"{3:012d}" / "table-0.arrays").write_bytes(b"short")
+    with pytest.raises(CheckpointError, match="what the increment builds on is broken"):
+        trainer.learn_and_save()
+    trainer.learn_and_save()
+    assert trainer.store.numbers() == [1, 5]
+
+
+def test_a_place_that_does_not_answer_for_a_moment_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(tmp_path, keep=1)
+    trainer.learn_and_save()
+    trainer.learn_and_save()
+
+    def refuse(number: int) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer.store.storage, "manifest", refuse)
+        trainer.learn_and_save()
+    assert trainer.store.numbers() == [1, 2, 3]
+    loaded = CheckpointStore(tmp_path).load_newest()
+    assert loaded is not None
+    trainer.check_equal(loaded)
 
 
 def test_an_empty_folder_has_no_checkpoint_and_a_ruined_one_is_an_error(tmp_path: Path) -> None:
