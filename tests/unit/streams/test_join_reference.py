@@ -26,20 +26,24 @@ USERS = ("u1", "u2")
 REQUESTS = ("r1", "r2", "r3", "r4")
 ITEMS = ("a", "b", "c")
 
-times = st.integers(0, 60).map(lambda s: T0 + 500 * s)
+# Where logs begin: some before the epoch.
+BEGINS = (T0, T0, -10_000, -300)
 
 
 @st.composite
-def impressions(draw: st.DrawFn) -> Impression:
+def impressions(draw: st.DrawFn, begin: int) -> Impression:
     request = draw(st.sampled_from(REQUESTS))
-    # A request is made once: its copies agree in everything.
-    ts = T0 + 500 * draw(st.integers(0, 60).map(lambda s: (s + 17 * REQUESTS.index(request)) % 61))
-    items = [Shown(item, k, 0.5, 0.5, "x", False) for k, item in enumerate(ITEMS[: 1 + REQUESTS.index(request) % 3])]
-    return Impression(1, request, ts, USERS[REQUESTS.index(request) % 2], items)
+    ts = begin + 500 * draw(st.integers(0, 60).map(lambda s: (s + 17 * REQUESTS.index(request)) % 61))
+    # Mostly different items, sometimes none, one twice, or a request that another user made too.
+    picked = draw(
+        st.one_of(st.just(ITEMS[: 1 + REQUESTS.index(request) % 3]), st.lists(st.sampled_from(ITEMS), max_size=3))
+    )
+    user = draw(st.sampled_from((USERS[REQUESTS.index(request) % 2],) * 3 + USERS))
+    return Impression(1, request, ts, user, [Shown(item, k, 0.5, 0.5, "x", False) for k, item in enumerate(picked)])
 
 
 @st.composite
-def actions(draw: st.DrawFn) -> Action:
+def actions(draw: st.DrawFn, begin: int) -> Action:
     kind, value = draw(
         st.sampled_from(
             [
@@ -48,7 +52,7 @@ def actions(draw: st.DrawFn) -> Action:
             ]
         )
     )
-    ts = draw(times)
+    ts = begin + 500 * draw(st.integers(0, 60))
     request = draw(st.sampled_from((*REQUESTS, *REQUESTS, "unknown", None)))
     asked_by = USERS[REQUESTS.index(request) % 2] if request in REQUESTS else USERS[0]
     return Action(
@@ -71,10 +75,12 @@ DELAYS_MS = (0, 0, 1, 700, 20_000, -3_000, -9_999, -10_001, -40_000)
 
 @st.composite
 def logs(draw: st.DrawFn) -> tuple[Shows, list[Action]]:
-    by_request: dict[str, Impression] = {}
-    drawn = draw(st.lists(impressions(), max_size=6))
-    unskewed = [by_request.setdefault(one.request_id, one) for one in drawn]
-    acted = draw(st.lists(actions(), max_size=16))
+    begin = draw(st.sampled_from(BEGINS))
+    made: dict[tuple[str, str], Impression] = {}
+    drawn = draw(st.lists(impressions(begin), max_size=6))
+    # A user makes a request once: its copies agree in everything.
+    unskewed = [made.setdefault((one.user, one.request_id), one) for one in drawn]
+    acted = draw(st.lists(actions(begin), max_size=16))
     for log in (unskewed, acted):
         if log and draw(st.booleans()):
             log.append(draw(st.sampled_from(log)))  # type: ignore[arg-type]
@@ -172,7 +178,8 @@ def test_the_join_equals_the_reference(
         run.disk.close()
     got = sorted(observed(example) for example in run.examples)
     assert got == expected_examples({0: shown}, {0: acted}, configured)
-    assert max(Counter((one.example_id, one.revision) for one in got if not one.organic).values(), default=1) == 1
+    revisions = Counter((one.user, one.example_id, one.revision) for one in got if not one.organic)
+    assert max(revisions.values(), default=1) == 1
 
 
 @given(logs(), joins, st.randoms(use_true_random=False))
@@ -235,9 +242,9 @@ def test_part_of_a_millisecond_is_rounded_by_join_and_reference_alike(tmp_path: 
     assert any(one.organic for one in got) == (after_ms > 2_004)
 
 
-def _last_values(examples: list[Expected]) -> dict[str, tuple[str, str, float]]:
+def _last_values(examples: list[Expected]) -> dict[tuple[str, str], tuple[str, str, float]]:
     return {
-        one.example_id: next(label for label in one.labels if label[0] == "stay")
+        (one.user, one.example_id): next(label for label in one.labels if label[0] == "stay")
         for one in sorted(examples, key=lambda one: one.revision)
     }
 
