@@ -193,13 +193,13 @@ class TrainerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class RowSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which keys have a row in the sparse table, and for how long.
 
-    `max_rows`: rows planned for (0: as many as memory holds), and what an unseen key meets when they are `full`.
-    `admission`: which unseen keys get a row; `admission_threshold` and `admission_counters` are of `count`,
+    `full`: what an unseen key meets at `max_rows` rows; under `grow` there may be more, which `lru` and `lfu` let go
+    again. `admission`: which unseen keys get a row; `admission_threshold` and `admission_counters` are of `count`,
     `admission_probability` of `probability`. `count` forgets: with threshold t, a key has to come t times among some
-    (t - 1) / 2 sightings of unseen keys per counter. `eviction`: which rows go, every `evict_interval_s` and when a
-    full table makes room; under `ttl` those of a field whose key was not seen for `ttl_s` (0: never), or for what
-    `ttl_s_of_field` says of that field. Time is that of the events: while none come, nothing expires. What is of a
-    policy that is not chosen is refused where it is set.
+    (t - 1) / 2 sightings of unseen keys per counter. `eviction`: which rows go, every `evict_interval_s` (`ttl`, and
+    `lru` and `lfu` under `grow`) and when a full table makes room; under `ttl` those of a field whose key was not seen
+    for `ttl_s` (0: never), or for what `ttl_s_of_field` says of that field. Time is that of the events: while none
+    come, nothing expires. What is of a policy that is not chosen is refused where it is set.
     """
 
     max_rows: Annotated[int, Meta(ge=0)] = 0
@@ -224,8 +224,29 @@ class RowSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             value = getattr(self, field)
             if chosen is not needed and value != _default(RowSettings, field):
                 raise ValueError(f"`{field}` == {value!r}, must be left out: it is of `{needed.value}` only")
+        self._check_room()
         # What does not fit together is refused here, with the settings, and not by the trainer.
         self.in_table(TableSettings(), {name: space for space, name in enumerate(self.ttl_s_of_field)})
+
+    def _check_room(self) -> None:
+        grows, ranks = self.full is FullPolicy.GROW, self.eviction in (EvictionPolicy.LRU, EvictionPolicy.LFU)
+        name = self.eviction.value
+        if ranks and self.full is FullPolicy.REFUSE:
+            raise ValueError(
+                f"`eviction` == {name!r}, must be `ttl` or `none`: a table that refuses has no row too many"
+            )
+        if ranks and grows and not self.max_rows:
+            raise ValueError(f"`max_rows` == 0, must be > 0: above it `{name}` lets rows go")
+        if grows and not ranks and self.max_rows:
+            raise ValueError(
+                f"`max_rows` == {self.max_rows}, must be left out: under `grow` it is of `lru` and `lfu` only"
+            )
+        periodic = self.eviction is EvictionPolicy.TTL or (ranks and grows)
+        if not periodic and self.evict_interval_s != _default(RowSettings, "evict_interval_s"):
+            raise ValueError(
+                f"`evict_interval_s` == {self.evict_interval_s}, must be left out: it is of `ttl`, and under "
+                "`grow` of `lru` and `lfu`"
+            )
 
     def in_table(self, table: TableSettings, space_of: Mapping[str, int]) -> TableSettings:
         """The table's settings with these policies; `space_of` maps fields to key spaces. Raises ValueError."""

@@ -83,7 +83,8 @@ class OptimizerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         _check(0 < self.learning_rate < math.inf, "learning_rate", self.learning_rate, "in (0, inf)")
-        _check(0 <= self.epsilon < 1, "epsilon", self.epsilon, "in [0, 1)")
+        # At 0 the first gradient of 0 would divide by it.
+        _check(0 < self.epsilon < 1, "epsilon", self.epsilon, "in (0, 1)")
         _check(0 <= self.beta1 < 1, "beta1", self.beta1, "in [0, 1)")
         _check(0 <= self.beta2 < 1, "beta2", self.beta2, "in [0, 1)")
         _check(0 <= self.initial_accumulator < math.inf, "initial_accumulator", self.initial_accumulator, ">= 0")
@@ -129,10 +130,11 @@ class EvictionSettings(msgspec.Struct, frozen=True, kw_only=True):
     fraction: float = 0.05
 
     def __post_init__(self) -> None:
-        _check(self.ttl_s >= 0, "ttl_s", self.ttl_s, ">= 0")
+        _check(0 <= self.ttl_s < math.inf, "ttl_s", self.ttl_s, "in [0, inf); 0: never")
         _check(0 < self.fraction <= 1, "fraction", self.fraction, "in (0, 1]")
         for space, ttl_s in self.ttl_s_of_space.items():
-            _check(0 <= space <= 0xFFFF and ttl_s >= 0, f"ttl_s_of_space.{space}", ttl_s, ">= 0, space in u16")
+            sound = 0 <= space <= 0xFFFF and 0 <= ttl_s < math.inf
+            _check(sound, f"ttl_s_of_space.{space}", ttl_s, "in [0, inf), of a space in u16; 0: never")
         if self.policy is EvictionPolicy.TTL:
             some = self.ttl_s > 0 or any(ttl_s > 0 for ttl_s in self.ttl_s_of_space.values())
             _check(some, "ttl_s", self.ttl_s, "> 0 (or set per space) under the policy ttl")

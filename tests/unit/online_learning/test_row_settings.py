@@ -50,6 +50,17 @@ def test_without_a_word_rows_stay_for_ever() -> None:
         ({"eviction": "ttl"}, "`ttl_s` == 0.0, must be > 0"),
         ({"full": "refuse"}, "`max_rows` == 0, must be > 0"),
         ({"full": "evict", "max_rows": 5}, "`eviction.policy` == 'none', must be"),
+        ({"full": "refuse", "max_rows": 5, "eviction": "lru"}, "`eviction` == 'lru', must be `ttl` or `none`"),
+        ({"eviction": "lfu"}, "`max_rows` == 0, must be > 0: above it `lfu`"),
+        ({"max_rows": 5}, "`max_rows` == 5, must be left out: under `grow` it is of `lru` and `lfu` only"),
+        ({"max_rows": 5, "eviction": "ttl", "ttl_s": 1.0}, "`max_rows` == 5, must be left out"),
+        ({"evict_interval_s": 3.0}, "`evict_interval_s` == 3.0, must be left out: it is of `ttl`"),
+        (
+            {"evict_interval_s": 3.0, "full": "evict", "max_rows": 5, "eviction": "lru"},
+            "`evict_interval_s` == 3.0, must be left out",
+        ),
+        ({"eviction": "ttl", "ttl_s": float("inf")}, r"`ttl_s` == inf, must be in \[0, inf\)"),
+        ({"eviction": "ttl", "ttl_s_of_field": {"user": float("inf")}}, r"== inf, must be in \[0, inf\)"),
         ({"admission": "count", "admission_counters": 1000}, "`counters` == 1000, must be a power of two"),
         ({"admission_counters": 1024}, "`admission_counters` == 1024, must be left out"),
         ({"admission": "sometimes"}, "Invalid enum value 'sometimes'"),
@@ -63,3 +74,16 @@ def test_what_does_not_fit_together_is_refused_with_the_settings(rows: dict[str,
 def test_a_field_that_the_model_does_not_have_is_named() -> None:
     with pytest.raises(ValueError, match=r"`rows\.ttl_s_of_field` names 'mood', must be one of: user, item"):
         told(eviction="ttl", ttl_s_of_field={"mood": 1.0})
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        {"max_rows": 5, "eviction": "lfu", "evict_interval_s": 3.0},
+        {"eviction": "ttl", "ttl_s": 1.0, "evict_interval_s": 3.0},
+        {"full": "evict", "max_rows": 5, "eviction": "ttl", "ttl_s": 1.0, "evict_interval_s": 3.0},
+        {"full": "refuse", "max_rows": 5, "eviction": "ttl", "ttl_s": 1.0},
+    ],
+)
+def test_what_does_fit_together_is_taken(rows: dict[str, object]) -> None:
+    assert table_settings(told(**rows)).max_rows == rows.get("max_rows", 0)

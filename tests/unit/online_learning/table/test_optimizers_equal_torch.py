@@ -107,3 +107,13 @@ def test_a_slot_without_a_row_is_refused_and_nothing_moves() -> None:
         with pytest.raises(ValueError, match="slots"):
             table.apply_gradients(np.array([0, wrong]), np.ones((2, DIM), np.float32), 0, 3)
     assert table.digest() == before
+
+
+def test_a_gradient_of_zero_divides_nothing_by_it() -> None:
+    with pytest.raises(ValueError, match=r"`epsilon` == 0.0, must be in \(0, 1\)"):
+        OptimizerSettings(epsilon=0.0)
+    for kind in OptimizerKind:
+        table = Table(TableSettings(dim=2, optimizer=OptimizerSettings(kind=kind)))
+        slots = table.find_or_insert(np.array([1], np.uint64), np.zeros(1, np.uint16), 0, 1)
+        table.apply_gradients(slots, np.array([[0, 1]], np.float32), 0, 1)
+        assert np.isfinite(table.gather(slots)).all()
