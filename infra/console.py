@@ -25,19 +25,19 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @contextmanager
-def reported(*foreseen: type[Exception]) -> Iterator[None]:
-    """Wrong settings, `foreseen` failures and what a light install lacks become one message and exit code 1; 130 after
-    Ctrl-C."""
+def reported(*foreseen: type[Exception], code: int = 1) -> Iterator[None]:
+    """Wrong settings, `foreseen` failures and what a light install lacks become one message and exit code `code`; 130
+    after Ctrl-C."""
     told: tuple[type[Exception], ...] = (SettingsError, *foreseen)
     try:
         yield
     except told as error:
         err.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
+        raise typer.Exit(code) from error
     except ModuleNotFoundError as error:
         needed = f"this command needs `{error.name}`, which is not installed: pip install 'freshet[local]'"
         err.print(needed, style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
+        raise typer.Exit(code) from error
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 

@@ -29,12 +29,12 @@ def experiment(
 ) -> None:
     """Run an offline study on real data; what was measured before is not measured again.
 
-    A study's own options are given as --NAME VALUE; `--list` says them.
+    A study's own options are given as --NAME VALUE; `--list` says them. Exit code 2 where it cannot be run as asked.
     """
     from online_learning.studies.registry import find
     from online_learning.studies.study import StudyError
 
-    with reported(StudyError):
+    with reported(StudyError, OSError, code=2):
         if listed or name is None:
             out.print(_studies())
             return

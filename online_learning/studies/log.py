@@ -50,10 +50,18 @@ class PointLog:
             done.append(one)
         return done
 
+    def prepare(self) -> None:
+        """Makes the folder and the file where they are not there: what cannot be written is known before the first
+        point is measured. Raises StudyError."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.open("ab").close()
+        except OSError as error:
+            raise StudyError(f"{self._path} cannot be written: {error.strerror}") from error
+
     def append(self, point: Point, seconds: float, measurements: Sequence[Measurement]) -> Done:
         """Writes a point down; it is on the disk when this returns."""
         done = Done(point, self._sizes, round(seconds, 3), list(measurements))
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("ab") as file:
             file.write(msgspec.json.encode(done) + b"\n")
             file.flush()

@@ -52,7 +52,9 @@ def run(
         progress: Told before each point.
 
     Raises:
-        StudyError: the data is missing, a pattern names no point, or the file holds points of other sizes.
+        StudyError: the data is missing or not what it must be, a pattern names no point, the file holds points of
+            other sizes, or `out` cannot be written.
+        OSError: files could not be read or written.
     """
     study.require(data)
     sizes = {**study.sizes(quick), **({"quick": "yes"} if quick else {})}
@@ -64,6 +66,7 @@ def run(
     points = [point for point in study.points(quick, tuple(seeds) or study.seeds) if point.matches(only)]
     if not points:
         raise StudyError(f"no point of `{study.name}` is named by {', '.join(only) or 'these settings'}")
+    log.prepare()
     for number, point in enumerate(points):
         if point in known:
             continue

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Final
 
 from online_learning.studies.datasets.labelled import Labelled
+from online_learning.studies.datasets.parquet import open_parquet
 
 FOLDER: Final = "frappe_x1"
 FIELDS: Final = (
@@ -25,8 +26,7 @@ REDRAWN: Final = (
 
 
 def read(data: Path, split: str) -> Labelled:
-    """A split (train, valid or test) in file order."""
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(data / FOLDER / f"{split}.parquet")
+    """A split (train, valid or test) in file order; raises StudyError where it is not there."""
+    names = [*FIELDS, "label"]
+    table = open_parquet(data / FOLDER / f"{split}.parquet", names).read(names)
     return Labelled({name: table[name].to_numpy() for name in FIELDS}, table["label"].to_numpy())

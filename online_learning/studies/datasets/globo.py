@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from online_learning.studies.datasets.labelled import Labelled
+from online_learning.studies.datasets.parquet import open_parquet
 
 FOLDER: Final = "globo"
 HOUR_MS: Final = 3_600_000
@@ -19,11 +20,11 @@ def read(data: Path, clicks: int, negatives: int, seed: int, active_ms: int = HO
     Fields: user, article, the article that the user's session clicked before (missing at its start), device and region,
     hour of the day (UTC). A negative is a click's row with another article, drawn evenly from the distinct articles
     that anyone clicked in the `active_ms` before, the click's own left out: what is popular must be learned.
-    """
-    import pyarrow.parquet as pq
 
+    Raises StudyError where the file is not there.
+    """
     names = ["user_id", "session_id", "article_id", "ts_ms", *_CONTEXT]
-    file, tables, rows = pq.ParquetFile(data / FOLDER / "clicks.parquet"), [], 0
+    file, tables, rows = open_parquet(data / FOLDER / "clicks.parquet", names), [], 0
     for table in file.iter_batches(1 << 16, columns=names):
         tables.append(table)
         rows += table.num_rows

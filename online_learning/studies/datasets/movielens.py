@@ -13,7 +13,7 @@ _LIKED: Final = 4
 
 
 def read(data: Path, rows: int | None = None) -> Labelled:
-    """The first `rows` ratings (all where None)."""
+    """The first `rows` ratings (all where None); raises DatasetMissing where they are not there."""
     users: list[str] = []
     items: list[str] = []
     liked: list[float] = []

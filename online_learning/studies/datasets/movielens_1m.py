@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from online_learning.studies.datasets.parquet import open_parquet
 from online_learning.studies.study import StudyError
 
 FOLDER: Final = "ml-1m_ncf"
@@ -51,14 +52,9 @@ class LeaveOneOut(NamedTuple):
 
 def read(data: Path) -> LeaveOneOut:
     """The split under `data`/ml-1m_ncf; raises StudyError where it is not what it must be."""
-    # pyarrow takes its time to load.
-    import pyarrow.parquet as pq
-
-    folder = data / FOLDER
-    try:
-        train, test = pq.read_table(folder / "train.parquet"), pq.read_table(folder / "test_negatives.parquet")
-    except OSError as error:
-        raise StudyError(f"{folder}: {error}") from error
+    folder, pair, asks = data / FOLDER, ["user", "item"], ["user", "item", "negatives"]
+    train = open_parquet(folder / "train.parquet", pair).read(pair)
+    test = open_parquet(folder / "test_negatives.parquet", asks).read(asks)
     user, item = (np.asarray(train.column(name), dtype=np.int64) for name in ("user", "item"))
     negatives = np.array(test.column("negatives").to_pylist(), dtype=np.int64)
     asked = np.concatenate([np.asarray(test.column("item"), dtype=np.int64)[:, None], negatives], axis=1)

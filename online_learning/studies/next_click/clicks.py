@@ -7,6 +7,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from online_learning.studies.datasets.parquet import open_parquet
+from online_learning.studies.study import StudyError
+
 Ints = NDArray[np.int64]
 
 
@@ -32,11 +35,16 @@ def read_clicks(path: Path) -> Clicks:
 
     Clicks of one millisecond keep the file's order. Other columns are not read: `session_size` is known only after the
     session, and `referrer_type` belongs to the very click that is to be predicted.
-    """
-    import pyarrow.parquet as pq
 
+    Raises StudyError where there is no such file, or its columns are not whole numbers.
+    """
     names = ["user_id", "session_id", "article_id", "ts_ms"]
-    table = pq.read_table(path, columns=names)
+    table = open_parquet(path, names).read(names)
+    for name in names:
+        column = table[name]
+        if column.null_count or not str(column.type).startswith(("int", "uint")):
+            gaps = f" with {column.null_count} of {len(column)} missing" if column.null_count else ""
+            raise StudyError(f"{path}: `{name}` is {column.type}{gaps}, must be whole numbers")
     columns = [table[name].to_numpy().astype(np.int64) for name in names]
     order = np.argsort(columns[3], kind="stable")
     return Clicks(*(column[order] for column in columns))

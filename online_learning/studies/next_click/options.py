@@ -53,11 +53,12 @@ class ClickOptions(msgspec.Struct, frozen=True, kw_only=True):
         return path
 
     def read(self, data: Path) -> tuple[Clicks, Window]:
-        """The clicks, and what of them is learned and ranked; raises StudyError where nothing could be ranked."""
+        """The clicks, and what of them is learned and ranked; raises StudyError where nothing could be ranked, or the
+        file is no file of clicks."""
         path = self.check(data)
         clicks = read_clicks(path)
         start_ms = day_ms(self.start) if self.start else self.from_ms - LEARNED_BEFORE_MS
-        to_ms = day_ms(self.eval_to) if self.eval_to else int(clicks.ts_ms[-1]) + 1
+        to_ms = day_ms(self.eval_to) if self.eval_to else int(clicks.ts_ms.max(initial=self.from_ms - 1)) + 1
         window = Window(start_ms=start_ms, from_ms=self.from_ms, to_ms=to_ms, every=self.every)
         learned, ranked = clicks.between(start_ms, window.from_ms), clicks.between(window.from_ms, to_ms)
         if not len(learned) or not len(ranked):

@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -56,7 +58,7 @@ def test_seeds_are_whole_numbers_each_once() -> None:
 
 def test_an_unknown_study_is_told_those_that_there_are() -> None:
     result = CliRunner().invoke(app, ["experiment", "nothing"])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "'nothing' is unknown: must be one of" in result.stderr
 
 
@@ -79,5 +81,63 @@ def test_a_studys_own_options_are_taken_by_name() -> None:
 
 def test_an_option_that_a_study_does_not_have_is_told_those_that_it_has() -> None:
     result = CliRunner().invoke(app, ["experiment", "next-click", "--evry", "20"])
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "has no option --evry, but --file" in result.stderr
+
+
+# --- what somebody gives that cannot be
+
+
+def refused(*arguments: str) -> str:
+    """What `freshet experiment` says in one line when it stops with exit code 2."""
+    result = CliRunner().invoke(app, ["experiment", *arguments])
+    assert result.exit_code == 2, result.output
+    said = result.stderr.strip()
+    assert "\n" not in said
+    return said
+
+
+@pytest.mark.parametrize(
+    ("name", "folders", "said"),
+    [
+        ("collisions", ("ml-100k", "frappe_x1", "globo"), "ml-100k: no file"),
+        ("frappe", ("frappe_x1",), "train.parquet: No such file"),
+        ("ml-1m", ("ml-1m_ncf",), "train.parquet: No such file"),
+    ],
+)
+def test_a_folder_of_data_that_is_empty_is_told(tmp_path: Path, name: str, folders: tuple[str, ...], said: str) -> None:
+    for folder in folders:
+        (tmp_path / folder).mkdir()
+    assert said in refused(name, "--quick", "--data", str(tmp_path), "--out", str(tmp_path / "out"))
+
+
+def test_a_file_that_is_no_log_of_clicks_is_told(tmp_path: Path) -> None:
+    def file(name: str, **columns: list[object]) -> list[str]:
+        pq.write_table(pa.table(columns), tmp_path / name)
+        return ["next-click", "--quick", "--file", str(tmp_path / name), "--out", str(tmp_path / "out")]
+
+    clicks: dict[str, list[object]] = {"user_id": [1], "session_id": [1], "article_id": [1], "ts_ms": [1]}
+    text = tmp_path / "clicks.csv"
+    text.write_text("user_id,session_id\n1,1\n")
+    assert f"{text} is no parquet file" in refused("next-click", "--file", str(text), "--out", str(tmp_path / "out"))
+    other = refused(*file("other", user_id=[1], when=[2.0]))
+    assert "other has no column session_id, article_id, ts_ms, but user_id, when" in other
+    assert "`user_id` is string, must be whole numbers" in refused(*file("names", **{**clicks, "user_id": ["anna"]}))
+    assert "`ts_ms` is int64 with 1 of 1 missing" in refused(
+        *file("gaps", **{**clicks, "ts_ms": pa.array([None], pa.int64())})
+    )
+    none = {name: pa.array([], pa.int64()) for name in clicks}
+    assert "nothing to rank" in refused(*file("none", **none))
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unmeasured(Made):
+        def measure(self, point: Point, data: Path, quick: bool) -> list[Measurement]:
+            raise AssertionError("measured")
+
+    monkeypatch.setattr(registry, "find", lambda name: Unmeasured())
+    (tmp_path / "file").touch()
+    out = tmp_path / "file" / "out"
+    assert f"{out / 'made.jsonl'} cannot be written: Not a directory" in refused("made", "--out", str(out))
