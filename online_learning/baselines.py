@@ -7,8 +7,8 @@ of a value task the mean of the item's values.
 
 import math
 import pickle
-from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -27,6 +27,22 @@ MAX_ITEMS: Final = 200_000
 _PRIOR_WEIGHT: Final = 10.0
 
 
+class Lesson(NamedTuple):
+    """What was learned of B examples: labels f32 [B, T] (NaN: none) with weights f32 [B, T]; a value weighs 1.
+    `undone`: 0 or 1 that was learned of the same examples before, which each learner takes back by what it predicts
+    itself."""
+
+    batch: Batch
+    labels: NDArray[np.float32]
+    weights: NDArray[np.float32]
+    undone: Undone | None = None
+
+    def take(self, rows: NDArray[np.int64]) -> "Lesson":
+        """That of some rows."""
+        undone = None if self.undone is None else self.undone.take(rows)
+        return Lesson(self.batch.take(rows), self.labels[rows], self.weights[rows], undone)
+
+
 class Baseline(Protocol):
     """A learner beside the model."""
 
@@ -36,12 +52,7 @@ class Baseline(Protocol):
         """Probabilities, and of value tasks values, f32 [B, T]."""
         ...
 
-    def learn(
-        self, batch: Batch, labels: NDArray[np.float32], weights: NDArray[np.float32], undone: Undone | None
-    ) -> None:
-        """Learns labels f32 [B, T] (NaN: none) with weights f32 [B, T]; a value weighs 1. `undone`: 0 or 1 that it
-        learned before of the same examples, which it takes back by what it predicts itself."""
-        ...
+    def learn(self, lesson: Lesson) -> None: ...
 
     def state(self) -> bytes: ...
     def restore(self, state: bytes) -> None: ...
@@ -77,9 +88,8 @@ class RiverLinear:
             out[:, t] = of_logs(out[:, t])
         return out
 
-    def learn(
-        self, batch: Batch, labels: NDArray[np.float32], weights: NDArray[np.float32], undone: Undone | None
-    ) -> None:
+    def learn(self, lesson: Lesson) -> None:
+        batch, labels, weights, undone = lesson
         inputs = self._inputs(batch)
         if undone is not None:
             for row, t in np.argwhere(undone.weights > 0.0).tolist():
@@ -134,9 +144,8 @@ class Popularity:
             dtype=np.float32,
         ).reshape(batch.rows, self._tasks)
 
-    def learn(
-        self, batch: Batch, labels: NDArray[np.float32], weights: NDArray[np.float32], undone: Undone | None
-    ) -> None:
+    def learn(self, lesson: Lesson) -> None:
+        batch, labels, weights, undone = lesson
         if undone is not None:
             for row, t in np.argwhere(undone.weights > 0.0).tolist():
                 self._take_back(batch.items[row], t, float(undone.labels[row, t]), float(undone.weights[row, t]))
@@ -168,9 +177,52 @@ class Popularity:
         self._all = np.array(everything)
 
 
-def baselines(tasks: int, values: Sequence[int] = ()) -> Sequence[Baseline]:
-    """The baselines that run beside every model; `values`: the columns of the value tasks."""
-    return (RiverLinear(tasks, values), Popularity(tasks, values))
+class Baselines:
+    """Those that run beside every model; `values`: the columns of the value tasks.
+
+    They learn behind the model: what was `put` with the next `catch_up`, or before anything else is predicted.
+    """
+
+    def __init__(self, tasks: int, values: Sequence[int] = ()) -> None:
+        self.all: tuple[Baseline, ...] = (RiverLinear(tasks, values), Popularity(tasks, values))
+        self._lessons: list[Lesson] = []
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """In the order of their predictions."""
+        return tuple(one.name for one in self.all)
+
+    @property
+    def behind(self) -> bool:
+        """Whether there is something to catch up with."""
+        return bool(self._lessons)
+
+    def predict(self, batch: Batch) -> list[NDArray[np.float32]]:
+        """What each predicts, f32 [B, T]."""
+        self.catch_up()
+        return [one.predict(batch) for one in self.all]
+
+    def put(self, lesson: Lesson) -> None:
+        """Adds what the model has learned."""
+        self._lessons.append(lesson)
+
+    def catch_up(self) -> None:
+        """Learns all that was added, in its order."""
+        lessons, self._lessons = self._lessons, []
+        for lesson in lessons:
+            for one in self.all:
+                one.learn(lesson)
+
+    def state(self) -> dict[str, bytes]:
+        """What they know by their names, all that was added included."""
+        self.catch_up()
+        return {one.name: one.state() for one in self.all}
+
+    def restore(self, state: Mapping[str, bytes]) -> None:
+        """Takes over a state; whom it does not know begins anew."""
+        for one in self.all:
+            if one.name in state:
+                one.restore(state[one.name])
 
 
 def _inputs(batch: Batch) -> list[dict[int, float]]:

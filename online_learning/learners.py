@@ -11,13 +11,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from online_learning.baselines import baselines
+from online_learning.baselines import Baselines, Lesson
 from online_learning.batches import Batch, Batcher
 from online_learning.catalogue import Catalogue
 from online_learning.labels import Targets, is_learned, negative_weight, targets
 from online_learning.learner import OnlineLearner
 from online_learning.models.fields import FieldEncoder
-from online_learning.models.ranking import Undone
 from online_learning.models.scorers.two_tower import tower_keys
 from online_learning.models.values import value_columns
 from online_learning.predictions import Predictions, Remembered
@@ -37,20 +36,6 @@ class _Shown(NamedTuple):
 
     batch: Batch
     entries: list[Remembered]
-
-
-class _Lesson(NamedTuple):
-    """What the online model has learned and its baselines are yet to: see `Baseline.learn`."""
-
-    batch: Batch
-    labels: NDArray[np.float32]
-    weights: NDArray[np.float32]
-    undone: Undone | None
-
-    def take(self, rows: NDArray[np.int64]) -> "_Lesson":
-        """That of some rows."""
-        undone = None if self.undone is None else self.undone.take(rows)
-        return _Lesson(self.batch.take(rows), self.labels[rows], self.weights[rows], undone)
 
 
 class _Strangers(NamedTuple):
@@ -77,15 +62,14 @@ class Learners:
         self._shown_is_negative = np.array([task.shown_is_negative for task in settings.tasks])
         self._shown_tasks = tuple(np.flatnonzero(self._shown_is_negative).tolist())
         self._shown: list[_Shown] = []
-        self._lessons: list[_Lesson] = []
         self.value_tasks = tuple(task.name for task in settings.tasks if task.is_value)
         self._values = value_columns(settings.tasks)
         self._binary = np.array([not task.is_value for task in settings.tasks])
         self._encoder = FieldEncoder(settings.model, catalogue.item)
         self._batcher = Batcher(self._encoder, catalogue)
         self._negatives = Negatives(settings, self._encoder, self._batcher)
-        self._baselines = baselines(len(self.tasks), self._values)
-        names = (self.online.name, *(other.name for other in self._baselines))
+        self.baselines = Baselines(len(self.tasks), self._values)
+        names = (self.online.name, *self.baselines.names)
         self.predictions = Predictions(settings.trainer.remembered_examples, len(names), len(self.tasks))
         self.progressive = Progressive(names, self.tasks, settings.trainer.validation_window, values=self._values)
         self.drift = Drift(names, self.tasks, self._values)
@@ -123,7 +107,7 @@ class Learners:
     @property
     def waiting(self) -> bool:
         """Whether `learn_rest` has something to learn."""
-        return bool(self._shown or self._lessons)
+        return bool(self._shown) or self.baselines.behind
 
     def unseen(self, examples: Sequence[Example]) -> bool:
         """Whether an example is of an impression that should have been predicted and was not."""
@@ -177,7 +161,7 @@ class Learners:
         The baselines learn what the online model has. Then what was seen since the last call is learned as negatives of
         the tasks whose negatives are the items shown, where no example has said a label since.
         """
-        self._teach()
+        self.baselines.catch_up()
         shown, self._shown = self._shown, []
         for batch, entries in shown:
             for first in range(0, batch.rows, self._max_batch):
@@ -186,7 +170,7 @@ class Learners:
                     entries[first : first + self._max_batch],
                     version,
                 )
-        self._teach()
+        self.baselines.catch_up()
         return bool(shown)
 
     def evict(self, version: int) -> int:
@@ -202,10 +186,9 @@ class Learners:
 
     def state(self) -> TrainerState:
         """What a checkpoint keeps of all this beside rows and parameters; encode it before going on."""
-        self._teach()
         return TrainerState(
             optimizer=self.online.optimizer_state(),
-            baselines={other.name: other.state() for other in self._baselines},
+            baselines=self.baselines.state(),
             validation=self.progressive.state(),
             predictions=list(self.predictions.items()),
             drift=self.drift.state(),
@@ -217,9 +200,7 @@ class Learners:
 
     def restore(self, state: TrainerState, counters: Counters) -> None:
         """Takes over a kept state; rows and parameters are restored by the online learner itself."""
-        for other in self._baselines:
-            if other.name in state.baselines:
-                other.restore(state.baselines[other.name])
+        self.baselines.restore(state.baselines)
         self.progressive.restore(state.validation)
         self.predictions.restore(state.predictions)
         self.drift.restore(state.drift)
@@ -260,7 +241,7 @@ class Learners:
                 if entry.labels[t] is None:
                     entry.weights[t] = weight
         self.counters.fake_negatives += int(sound.sum())
-        self._teach_others(_Lesson(batch, labels, weights, None), sound)
+        self._teach_others(Lesson(batch, labels, weights, None), sound)
 
     def _learn_found(
         self, examples: Sequence[Example], batch: Batch, found: Targets, rows: NDArray[np.int64], version: int
@@ -270,23 +251,16 @@ class Learners:
         sound = self._learn([examples[row] for row in rows.tolist()], batch, mine, version)
         # The others cannot take back a value, so they keep the first.
         labels = np.where(np.isnan(mine.revised), mine.labels, np.nan)
-        self._teach_others(_Lesson(batch, labels, mine.weights, mine.undone), sound)
+        self._teach_others(Lesson(batch, labels, mine.weights, mine.undone), sound)
         return sound
 
-    def _teach_others(self, lesson: _Lesson, sound: NDArray[np.bool_]) -> None:
+    def _teach_others(self, lesson: Lesson, sound: NDArray[np.bool_]) -> None:
         """Has the baselines learn later what the online model could."""
         if not sound.any():
             return
         if not sound.all():
             lesson = lesson.take(np.flatnonzero(sound))
-        self._lessons.append(lesson)
-
-    def _teach(self) -> None:
-        """Lets the baselines learn what they are behind with."""
-        lessons, self._lessons = self._lessons, []
-        for lesson in lessons:
-            for other in self._baselines:
-                other.learn(*lesson)
+        self.baselines.put(lesson)
 
     def _learn(self, examples: Sequence[Example], batch: Batch, found: Targets, version: int) -> NDArray[np.bool_]:
         """One step of ranking model and towers by B examples and what is drawn for them; which were learned, [B]."""
@@ -313,9 +287,7 @@ class Learners:
 
     def _predict(self, batch: Batch) -> NDArray[np.float32]:
         """Predictions f32 [B, L, T] of all learners, the online model first."""
-        self._teach()
-        everyone = [self.online.predict(batch), *(other.predict(batch) for other in self._baselines)]
-        return np.stack(everyone, axis=1)
+        return np.stack([self.online.predict(batch), *self.baselines.predict(batch)], axis=1)
 
     def _first_sight(
         self, examples: Sequence[Example]
@@ -328,7 +300,7 @@ class Learners:
         """
         known = [None if one.organic else self.predictions.get(one.example_id) for one in examples]
         missing = [row for row, one in enumerate(examples) if known[row] is None and (one.organic or one.revision == 0)]
-        said = np.full((len(examples), 1 + len(self._baselines), len(self.tasks)), np.nan, dtype=np.float32)
+        said = np.full((len(examples), 1 + len(self.baselines.all), len(self.tasks)), np.nan, dtype=np.float32)
         batch = self._batcher.of_examples([examples[row] for row in missing]) if missing else None
         strangers = _Strangers(np.array(missing, dtype=np.int64), batch)
         if batch is not None:

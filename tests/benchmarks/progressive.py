@@ -15,7 +15,7 @@ from typing import get_args
 import msgspec
 import numpy as np
 
-from online_learning.baselines import baselines
+from online_learning.baselines import Baselines, Lesson
 from online_learning.batches import Batcher
 from online_learning.learner import OnlineLearner
 from online_learning.models.fields import FieldEncoder
@@ -90,7 +90,7 @@ def measure(
     catalogue = Catalogue(dataset)
     batcher = Batcher(FieldEncoder(settings.model, catalogue.items.get), catalogue)
     online = OnlineLearner(settings)
-    others = baselines(len(settings.tasks)) if river else ()
+    others = Baselines(len(settings.tasks)).all if river else ()
     names = [online.name, *(other.name for other in others)]
     said: dict[str, list[np.ndarray]] = {name: [] for name in names}
     spent = dict.fromkeys([*names, "batches"], 0.0)
@@ -113,7 +113,7 @@ def measure(
                 step += 1
                 learner.learn(batch, labels, weights, chunk[-1].ts, pack_version(1, step))
             else:
-                learner.learn(batch, labels, weights)
+                learner.learn(Lesson(batch, labels, weights))
             spent[name] += time.process_time() - began
     y = np.concatenate(truth)
     out = {}

@@ -98,7 +98,7 @@ def main() -> int:
     watched.put(learners.progressive, "add", "progressive validation")
     watched.put(learners.drift, "add", "drift")
     watched.put(learners.calibration, "add", "calibration")
-    for other in learners._baselines:
+    for other in learners.baselines.all:
         watched.put(other, "predict", f"baseline {other.name}")
         watched.put(other, "learn", f"baseline {other.name}")
     watched.put(learners, "see", "all")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from online_learning import baselines
-from online_learning.baselines import Popularity, RiverLinear
+from online_learning.baselines import Lesson, Popularity, RiverLinear
 from online_learning.batches import Batch
 from online_learning.models.fields import Side
 from online_learning.models.ranking import Undone
@@ -19,7 +19,7 @@ def of(items: list[str]) -> Batch:
 
 def learn(one: Popularity, items: list[str], clicks: list[float]) -> None:
     labels = np.array(clicks, np.float32)[:, None]
-    one.learn(of(items), labels, np.ones_like(labels), None)
+    one.learn(Lesson(of(items), labels, np.ones_like(labels)))
 
 
 def test_popularity_is_the_items_rate_shrunk_towards_that_of_all() -> None:
@@ -49,8 +49,8 @@ def test_what_popularity_takes_back_was_never_there(weight: float) -> None:
     ones = np.ones((2, 1), np.float32)
     for these in (one, other):
         learn(these, ["a", "b", "c"], [1.0, 0.0, 0.0])
-    one.learn(of(["a", "b"]), 0 * ones, weight * ones, None)
-    one.learn(of(["a", "b"]), ones, ones, Undone(0 * ones, weight * ones))
+    one.learn(Lesson(of(["a", "b"]), 0 * ones, weight * ones))
+    one.learn(Lesson(of(["a", "b"]), ones, ones, Undone(0 * ones, weight * ones)))
     learn(other, ["a", "b"], [1.0, 1.0])
     assert one.predict(of(["a", "b", "c", "new"])) == pytest.approx(other.predict(of(["a", "b", "c", "new"])))
 
@@ -58,9 +58,9 @@ def test_what_popularity_takes_back_was_never_there(weight: float) -> None:
 def test_popularity_takes_nothing_back_of_an_item_that_it_forgot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baselines, "MAX_ITEMS", 1)
     one, ones = Popularity(1), np.ones((1, 1), np.float32)
-    one.learn(of(["a"]), 0 * ones, 20 * ones, None)
+    one.learn(Lesson(of(["a"]), 0 * ones, 20 * ones))
     learn(one, ["b"], [0.0])
-    one.learn(of(["a"]), ones, ones, Undone(0 * ones, 20 * ones))
+    one.learn(Lesson(of(["a"]), ones, ones, Undone(0 * ones, 20 * ones)))
     # Of all items: a prior of 1 in 2, the click, the other item's 0.
     assert one.predict(of(["a", "new"]))[:, 0] == pytest.approx([(1 + 10 * 2 / 4) / 11, 2 / 4])
 
@@ -70,8 +70,8 @@ def test_a_regression_takes_back_by_what_it_says_itself() -> None:
     one, ones = RiverLinear(1, learning_rate=1e-3), np.ones((1, 1), np.float32)
     batch = Batch(Side(np.array([7], np.uint64), np.zeros(1, np.uint16), np.array([0, 1]), 1, 1), ones[:, :0], ["a"])
     before = one.predict(batch)[0, 0]
-    one.learn(batch, 0 * ones, 20 * ones, None)
+    one.learn(Lesson(batch, 0 * ones, 20 * ones))
     shown = one.predict(batch)[0, 0]
     assert shown < before - 1e-4
-    one.learn(batch, np.nan * ones, ones, Undone(0 * ones, 20 * ones))
+    one.learn(Lesson(batch, np.nan * ones, ones, Undone(0 * ones, 20 * ones)))
     assert before + 1e-4 > one.predict(batch)[0, 0] > shown + 0.6 * (before - shown)

@@ -217,11 +217,11 @@ def test_baselines_judge_by_what_they_say_themselves():
     these = learners(msgspec.structs.replace(SETTINGS, sparse_learning_rate=1e-9, model=model))
     with torch.no_grad():
         these.online.model.bias.fill_(2.2)
-    clicked = np.random.default_rng(5).random((600, 4)) < 0.1
-    for n in range(1, 600):
-        these.see([impression(n)], NOW)
+    clicked = np.random.default_rng(5).random((120, 20)) < 0.1
+    for n in range(1, 120):
+        these.see([impression(n, 20)], NOW)
         these.learn_rest(pack_version(1, n))
-        learn(these, *(example(n, k, float(clicked[n, k]), cause="e") for k in range(4)), step=n)
+        learn(these, *(example(n, k, float(clicked[n, k]), cause="e") for k in range(20)), step=n)
     batch = these._batcher.of_impressions([impression(400)])
     online, river, popularity = these._predict(batch)[:, :, 0].T
     assert online.min() > 0.8
