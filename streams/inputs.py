@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from aiokafka import TopicPartition
@@ -21,6 +21,7 @@ _ANSWER_S: Final = 1.0
 
 Records = dict[str, list[LogRecord]]
 Upstream = Callable[[str], Awaitable[bool]]
+AtEnd = Callable[[TopicPartition], Awaitable[bool]]
 
 
 class Inputs:
@@ -96,20 +97,28 @@ class Idleness:
     `grace_s`. Time in which the broker could not be heard is not silence: nobody could write.
 
     `upstream_done` says whether whoever writes a topic from others of ours has nothing left to read: what the intake
-    still holds back is not silence.
+    still holds back is not silence. `clock_s` is a clock that does not run backwards.
     """
 
-    def __init__(self, inputs: Inputs, grace_s: float, upstream_done: Upstream) -> None:
-        self._inputs = inputs
+    def __init__(
+        self,
+        inputs: Sequence[TopicPartition],
+        at_end: AtEnd,
+        grace_s: float,
+        upstream_done: Upstream,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._at_end = at_end
         self._upstream_done = upstream_done
         self._grace_s = grace_s
-        self._last_s = dict.fromkeys(inputs.inputs, time.monotonic())
+        self._clock_s = clock_s
+        self._last_s = dict.fromkeys(inputs, clock_s())
         self._heard_s = dict(self._last_s)
         self._asked_s = 0.0
 
     async def look(self, batch: Records) -> dict[str, int | None]:
         """By topic: ms of idleness beyond the grace, or None. A broker that is away makes nothing idle (it raises)."""
-        now = time.monotonic()
+        now = self._clock_s()
         idle: dict[str, int | None] = {tp.topic: None for tp in self._last_s}
         for tp in self._last_s:
             if batch.get(tp.topic):
@@ -123,8 +132,8 @@ class Idleness:
             return idle
         self._asked_s = now
         for tp in silent:
-            quiet = await self._upstream_done(tp.topic) and await self._inputs.at_end(tp)
-            answered_s = time.monotonic()
+            quiet = await self._upstream_done(tp.topic) and await self._at_end(tp)
+            answered_s = self._clock_s()
             unheard_s = answered_s - max(self._last_s[tp] + self._grace_s, self._heard_s[tp])
             if quiet and unheard_s <= self._grace_s + _ANSWER_S:
                 idle[tp.topic] = int((now - self._last_s[tp] - self._grace_s) * 1_000)

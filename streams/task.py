@@ -184,7 +184,7 @@ class Task:
     async def _loop(
         self, stage: Stage, state: LocalState, inputs: Inputs, producer: AIOKafkaProducer, meta: Meta
     ) -> None:
-        idleness = Idleness(inputs, self._settings.join.idle_s, self._upstream_done)
+        idleness = Idleness(inputs.inputs, inputs.at_end, self._settings.join.idle_s, self._upstream_done)
         apart_s = _APART_S[self._stage_name]
         while True:
             batch = await inputs.read(apart_s)
