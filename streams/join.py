@@ -31,6 +31,10 @@ newest of the others it may be by the window and horizon, and its windows end so
 actions may be behind by the lateness: an action that is further behind may count as organic. A broker or an intake
 whose own clock is behind holds the watermark back by as much.
 
+Beyond `max_held` impressions those whose windows end first are forgotten early, 250 ms of them at a time. A window that
+is not over ends with that: its negatives come at once, a later action is organic and corrects none of them, and a copy
+of the impression is taken for a new one, whose negatives come again. The count `evicted` says how many they were.
+
 The watermark works in buckets of 250 ms (`time_index`): what it decides comes so much later, and is the same.
 """
 

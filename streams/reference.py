@@ -1,7 +1,7 @@
 """What the join must give, computed from the whole logs at once: short, slow, and sharing nothing with `join`.
 
 It stands for the specification: tests and the demo compare the worker's examples with it. It knows no batches, no
-waiting, no state and no silence: windows are taken to end when everything was read.
+waiting, no state, no bound on it and no silence: windows are taken to end when everything was read.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -88,7 +88,8 @@ class JoinSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     window's end a late action still revises its example. `idle_s`: silence after which an input counts as idle.
     `negative_rate`: the share of negatives that is kept; at least 1 in 20, which is the most that one example weighs.
     `future_s`: how far ahead of the wall clock a time may lie.
-    `max_held`: how many impressions a partition remembers on disk; beyond it the oldest are closed and forgotten early.
+    `max_held`: how many impressions a partition remembers on disk; beyond it the oldest are closed and forgotten early:
+    later actions on them count as organic, and a copy of one counts again.
     """
 
     window_s: Positive = 30.0

@@ -1,6 +1,7 @@
 """The worker's stages: what each does with a batch of one partition. Pure: records in, an outbox out."""
 
 import enum
+import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final, Protocol
@@ -22,8 +23,11 @@ from streams.settings import StreamsSettings
 from streams.signals import SignalColumns, decoded, merged
 from streams.topics import Topic
 
+log = logging.getLogger(__name__)
+
 # Where so many are in hand, a backlog is read.
 _BACKLOG_RECORDS: Final = 500
+_WARN_EVERY_MS: Final = 60_000
 Changes = dict[bytes, bytes | None]
 Idle = Mapping[str, int | None]
 
@@ -134,6 +138,8 @@ class JoinStage:
         self._join = Join(settings, disk)
         self._partition = partition
         self._unreadable = 0
+        self._evicted = 0
+        self._warned_ms = -_WARN_EVERY_MS
 
     def settle(self) -> None:
         self._join.settle()
@@ -180,6 +186,7 @@ class JoinStage:
     def conclude(self, idle: Idle, now_ms: int, out: Outbox, *, moved: bool) -> Changes:
         join = self._join
         join.advance(idle.get(topics.IMPRESSIONS.name), idle.get(topics.ACTIONS.name))
+        self._warn(now_ms)
         joined = join.drain(now_ms, moved=moved)
         # Same key, partitioner and count as the inputs: the partition is known.
         if joined.closed:
@@ -196,6 +203,18 @@ class JoinStage:
         columns = closed.columns()
         self._join.counts.negatives += len(columns)
         return columns
+
+    def _warn(self, now_ms: int) -> None:
+        """Says, now and then, that impressions were forgotten early."""
+        evicted = self._join.counts.evicted
+        if evicted == self._evicted or now_ms - self._warned_ms < _WARN_EVERY_MS:
+            return
+        log.warning(
+            "join-%d: %d impressions forgotten early, for want of `join.max_held`: later actions on them are organic",
+            self._partition,
+            evicted - self._evicted,
+        )
+        self._evicted, self._warned_ms = evicted, now_ms
 
     def _refuse(self, out: Outbox, record: Origin, reason: Reason, detail: str, now_ms: int) -> None:
         self._unreadable += 1

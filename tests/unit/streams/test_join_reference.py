@@ -13,14 +13,12 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from streams.intake import Rejected
-from streams.join import Join
-from streams.local_state import opened
-from streams.records import Action, Example, Impression, Shown
+from streams.records import Action, Impression, Shown
 from streams.reference import Expected, expected_examples, observed
 from streams.settings import JoinSettings, LabelRule, StateSettings, StreamsSettings, Target, TaskSettings
-from streams.topics import EXAMPLES, IMPRESSIONS
+from streams.topics import IMPRESSIONS
+from tests.unit.streams.running import Run
 
-MEMORY_BYTES = 2**20
 T0 = 1_700_000_000_000
 USERS = ("u1", "u2")
 REQUESTS = ("r1", "r2", "r3", "r4")
@@ -129,38 +127,6 @@ VALUES: dict[str, Any] = {
     ),
 }
 ONE_VALUE = {"tasks": (STAY,), "labels": (LabelRule(task="stay", kind="dwell"),)}
-
-
-class Run:
-    """A join with its copy on disk and its changelog, that can be killed and goes on from either."""
-
-    def __init__(self, folder: Path, settings: StreamsSettings) -> None:
-        self.folder, self.settings = folder, settings
-        self.changelog: dict[bytes, bytes] = {}
-        self.examples: list[Example] = []
-        self.disk = opened(folder, MEMORY_BYTES)
-        self.join = Join(settings, self.disk)
-
-    def commit(self, impressions_idle_ms: int | None = None, actions_idle_ms: int | None = None) -> None:
-        self.join.advance(impressions_idle_ms, actions_idle_ms)
-        joined = self.join.drain(T0)
-        for key, example in [*joined.closed.columns().entries(), *joined.examples]:
-            self.examples.append(EXAMPLES.codec.decode(example or b""))
-            assert key == self.examples[-1].user.encode()
-        for key, value in joined.changes.items():
-            self.changelog.pop(key, None)
-            if value is not None:
-                self.changelog[key] = value
-        self.disk.apply(joined.changes, None)
-        self.join.settle()
-
-    def restart(self, anew: bool) -> None:
-        assert dict(self.disk.entries()) == self.changelog
-        self.disk.close()
-        self.disk = opened(self.folder, MEMORY_BYTES, anew=anew)
-        if anew:
-            self.disk.apply(self.changelog, None)
-        self.join = Join(self.settings, self.disk)
 
 
 @given(logs(), joins, st.data())
