@@ -4,8 +4,10 @@ Time is event time. Each input has a clock, the newest event time that it has sh
 both less the allowed lateness. An idle input's clock moves on by the time elapsed since it fell idle, and an input that
 never had a record follows the other.
 
-What an example says depends on both logs and on the clocks that each log itself carries, never on how the reading of
-the two was interleaved:
+What an example says depends on both logs, on the clocks that each log itself carries and on how far silence moved them,
+never on how the reading of the two was interleaved. Silence tells only where an input was idle and then brings what is
+older than that moved its clock to, by more than the lateness: such an action may be late or organic, such an impression
+too late, where the same logs read at one go, without the silence, would join them.
 
 - An impression is held. An action joins it where user and request agree and its item was shown, where the action is no
   earlier than the impressions' clock (less lateness) when the impression came, and where neither the action's time nor

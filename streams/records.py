@@ -49,7 +49,8 @@ class Item(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class User(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The latest state of a user. Topic `users`, keyed by user; a null value erases the user everywhere."""
+    """The latest state of a user. Topic `users`, keyed by user; a null value drops the profile and the
+    rows that were learned of the user; counts and history (answers, actions, examples) stay."""
 
     user: str
     v: int = SCHEMA_VERSION
