@@ -5,7 +5,7 @@ from typing import Protocol
 
 import msgspec
 
-from online_learning.checkpoint.checkpoint import Checkpoint, CheckpointError, Manifest
+from online_learning.checkpoint.checkpoint import ANEW, Checkpoint, CheckpointError, Manifest
 from online_learning.checkpoint.store import CheckpointSettings, CheckpointStore
 from online_learning.cutter import Cutter
 from online_learning.inputs import Positions
@@ -94,7 +94,7 @@ class Keeper:
             if there != wanted:
                 raise CheckpointError(
                     f"checkpoint {checkpoint.number} is of a model with the {what} {there}, the settings say {wanted}: "
-                    f"restore those, or begin anew in another `checkpoint_dir`"
+                    f"restore those, or {ANEW}"
                 )
         state = trainer_state(checkpoint)
         try:
@@ -102,9 +102,13 @@ class Keeper:
                 checkpoint.tables[TABLE], dense_parameters(checkpoint), state.optimizer, state.towers
             )
         except (ShapeMismatch, ValueError) as error:
-            raise CheckpointError(f"checkpoint {checkpoint.number} is of another model: {error}") from error
+            raise CheckpointError(
+                f"checkpoint {checkpoint.number} is of another model: {error}: restore its settings, or {ANEW}"
+            ) from error
         except TableFull as error:
-            raise CheckpointError(f"checkpoint {checkpoint.number} does not fit: {error}") from error
+            raise CheckpointError(
+                f"checkpoint {checkpoint.number} does not fit: {error}: give `learning.rows` more room, or {ANEW}"
+            ) from error
         learners.restore(state, meta.counters)
         self._saved = checkpoint.offsets
         logger.info("restored checkpoint %d", checkpoint.number)

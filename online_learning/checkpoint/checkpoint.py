@@ -1,12 +1,17 @@
 """What a checkpoint holds, and what its folder says of itself."""
 
+from typing import Final
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from online_learning.table.snapshot import SnapshotMeta, TableSnapshot
 
-FORMAT = 1
+FORMAT: Final = 1
+
+ANEW: Final = "begin anew in another `checkpoint_dir`"
+"""What is left to whoever cannot take the checkpoints that are there: the last words of every refusal."""
 
 
 class CheckpointError(Exception):

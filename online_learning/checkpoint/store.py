@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from online_learning.checkpoint.checkpoint import FORMAT, Checkpoint, CheckpointError, FileEntry, Manifest
+from online_learning.checkpoint.checkpoint import ANEW, FORMAT, Checkpoint, CheckpointError, FileEntry, Manifest
 from online_learning.checkpoint.files import arrays_in
 from online_learning.checkpoint.storage import Draft, storage_at
 from online_learning.table.snapshot import TableSnapshot, merge
@@ -279,7 +279,10 @@ class CheckpointStore:
                 break
         self._report(broken)
         if numbers and loaded is None:
-            raise CheckpointError(f"none of {len(numbers)} checkpoints in {self.storage.location} is intact: {broken}")
+            raise CheckpointError(
+                f"none of {len(numbers)} checkpoints in {self.storage.location} is intact: {broken}: put copies back, "
+                f"or {ANEW}"
+            )
         return loaded
 
     def _report(self, broken: dict[int, str]) -> None:

@@ -366,32 +366,29 @@ class Table:
         return TableSnapshot(meta=meta, arrays=arrays)
 
     @classmethod
-    def restore(cls, settings: TableSettings, snapshot: TableSnapshot, *, reset_optimizer: bool = False) -> Self:
+    def restore(cls, settings: TableSettings, snapshot: TableSnapshot) -> Self:
         """The table of a whole snapshot, of any capacity: too many rows are evicted by the settings' policy.
 
-        Raises ValueError where dim or optimizer differ (`reset_optimizer`: start its state anew instead), and
-        TableFull where the rows do not fit and the full policy is not evict, or the tombstones do not.
+        Raises ValueError where dim or optimizer differ, and TableFull where the rows do not fit and the full policy is
+        not evict, or the tombstones do not.
         """
         meta, arrays = snapshot.meta, snapshot.arrays
         if not snapshot.whole:
             raise ValueError("an increment cannot be restored alone: merge it with its base")
         if meta.dim != settings.dim:
             raise ValueError(f"`dim` == {settings.dim}, must be {meta.dim} as in the snapshot")
-        same_optimizer = meta.optimizer == settings.optimizer.kind.value
-        if not same_optimizer and not reset_optimizer:
-            raise ValueError(
-                f"`optimizer` == {settings.optimizer.kind.value!r}, must be {meta.optimizer!r} as in "
-                "the snapshot (or its state be reset)"
-            )
+        optimizer = settings.optimizer.kind.value
+        if meta.optimizer != optimizer:
+            raise ValueError(f"`optimizer` == {optimizer!r}, must be {meta.optimizer!r} as in the snapshot")
         table = cls(settings, meta.seed)
         table._generation = meta.generation
         table._tombstones.forgotten_before = meta.forgotten_before
-        table.optimizer.steps = meta.steps if same_optimizer else 0
+        table.optimizer.steps = meta.steps
         table._admission_state[:] = meta.sightings, meta.draws
         sketch = arrays["sketch"]
         if len(sketch) == len(table._sketch):
             table._sketch[:] = sketch
-        table._load_rows(arrays, keep_state=same_optimizer)
+        table._load_rows(arrays)
         load_headers(table._tombstones.directory, arrays, "tombstone_")
         return table
 
@@ -497,7 +494,7 @@ class Table:
         keys, versions, marks = self._directory.header(slots)
         return Export(keys, spaces_of(marks), versions, self.gather(slots), gone, gone_versions)
 
-    def _load_rows(self, arrays: dict[str, NDArray[Any]], *, keep_state: bool) -> None:
+    def _load_rows(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Take a snapshot's rows; those that do not fit go by the eviction policy, with tombstones."""
         room = int(self._directory.counters[LIMIT])
         count = len(arrays["keys"])
@@ -511,4 +508,4 @@ class Table:
             self._tombstones.bury(gone, now_s, newest)
         slots = load_headers(self._directory, arrays)
         self._rows.values[slots] = arrays["values"]
-        self._rows.state[slots] = arrays["state"] if keep_state else self.optimizer.initial_state
+        self._rows.state[slots] = arrays["state"]

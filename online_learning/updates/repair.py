@@ -10,6 +10,7 @@ from kafka import TopicPartition
 from kafka.errors import KafkaError
 from numpy.typing import NDArray
 
+from online_learning.checkpoint.checkpoint import ANEW
 from online_learning.updates.log_writer import PublishFailed
 from online_learning.updates.position import LogPosition, position_of, stream_of
 from streams import kafka
@@ -97,6 +98,6 @@ class LogTail:
         if wanted < begins:
             raise LogCut(
                 f"`updates` partition {partition.partition} begins at {begins}, the checkpoint needs it from {wanted}: "
-                "empty the topic and restart the replicas, or restore an older checkpoint"
+                f"delete the topic and start everything again, or {ANEW}"
             )
         return max(wanted, begins)

@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 _SPACE_MASK: Final = np.uint64(0xFFFF)
 _REMEMBERED_LATENCIES: Final = 2_000
+_ONE_MODEL: Final = "start trainer and replica with the same `learning.model`"
 
 Keys = NDArray[np.uint64]
 
@@ -74,7 +75,7 @@ class UpdateLog:
         values = np.asarray(arrays["values"], np.float32)
         if values.shape[1] != self._width:
             found = f"rows of {values.shape[1]} columns, the settings say {self._width}"
-            raise CheckpointError(f"checkpoint {checkpoint.number} is of another model: {found}")
+            raise CheckpointError(f"checkpoint {checkpoint.number} is of another model: {found}; {_ONE_MODEL}")
         self.table = SharedTableWriter(self._head, self._width, rows=len(values))
         spaces = (np.asarray(arrays["marks"], np.uint64) & _SPACE_MASK).astype(np.uint16)
         self.table.apply(np.asarray(arrays["keys"], np.uint64), spaces, as_sent(values, self._encoding))
@@ -114,7 +115,8 @@ class UpdateLog:
         if verdict is Verdict.APPLY:
             rows = rows_of(frame)
             if frame.dim != self.table.width:
-                raise Gap(f"rows have {frame.dim} columns, the table has {self.table.width}: another model")
+                found = f"rows have {frame.dim} columns, the table has {self.table.width}"
+                raise Gap(f"the trainer's is another model: {found}; {_ONE_MODEL}")
             self.table.remove(rows.tombstones)
             hit("replica.rows-removed")
             hit("replica.row-odd", lambda: self.table.tear(rows.keys))

@@ -149,8 +149,10 @@ def test_a_checkpoint_that_the_settings_cannot_take_is_refused_in_words(
         learn(learners, key)
     one.save(learners, Published(), at(1), wait=True)
     other = msgspec.structs.replace(SETTINGS, **change)
-    with pytest.raises(CheckpointError, match=re.escape(message)):
+    with pytest.raises(CheckpointError, match=re.escape(message)) as refusal:
         Keeper(other, str(tmp_path)).restore(Learners(other, Catalogue()))
+    # Whoever is refused is told what can be done.
+    assert str(refusal.value).endswith(", or begin anew in another `checkpoint_dir`")
 
 
 def test_a_manifest_of_another_format_is_named_as_such(tmp_path: Path, learners: Learners) -> None:
