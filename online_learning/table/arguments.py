@@ -18,9 +18,22 @@ def writable(array: NDArray[Any], dtype: Any) -> NDArray[Any]:
     return np.require(array, dtype, ["C", "W"])
 
 
+def _numbers(array: NDArray[Any], dtype: Any, name: str) -> NDArray[Any]:
+    """Whole numbers [n] as an integer `dtype`. Raises ValueError where that would change one, or for another shape."""
+    array = np.asarray(array)
+    if array.ndim != 1:
+        raise ValueError(f"`{name}` has shape {array.shape}, must be (n,)")
+    if array.dtype != dtype and len(array):
+        bounds = np.iinfo(dtype)
+        whole = array.dtype.kind in "iu"
+        if not whole or int(array.min()) < bounds.min or int(array.max()) > bounds.max:
+            raise ValueError(f"`{name}` are {array.dtype}, must be whole numbers in [{bounds.min}, {bounds.max}]")
+    return writable(array, dtype)
+
+
 def as_keys(keys: Keys) -> Keys:
-    """Keys u64 [n]."""
-    return writable(keys, np.uint64)
+    """Keys u64 [n]. Raises ValueError where they are none."""
+    return _numbers(keys, np.uint64, "keys")
 
 
 def as_new_keys(keys: Keys) -> Keys:
@@ -34,7 +47,7 @@ def as_new_keys(keys: Keys) -> Keys:
 
 def as_spaces(spaces: Spaces, count: int) -> Spaces:
     """Key spaces u16 [n], one per key. Raises ValueError for another length."""
-    spaces = writable(spaces, np.uint16)
+    spaces = _numbers(spaces, np.uint16, "spaces")
     if spaces.shape != (count,):
         raise ValueError(f"`spaces` has shape {spaces.shape}, must be ({count},)")
     return spaces
@@ -42,7 +55,7 @@ def as_spaces(spaces: Spaces, count: int) -> Spaces:
 
 def as_slots(slots: Slots, slots_used: int) -> Slots:
     """Slots i64 [n]. Raises ValueError outside [-1, slots_used): a wild read would not even fault."""
-    slots = writable(slots, np.int64)
+    slots = _numbers(slots, np.int64, "slots")
     if len(slots) and (int(slots.max()) >= slots_used or int(slots.min()) < -1):
         raise ValueError(f"`slots` must be in [-1, {slots_used})")
     return slots
@@ -57,7 +70,7 @@ def as_floats(values: Floats, shape: tuple[int, int], name: str) -> Floats:
 
 def as_offsets(offsets: Slots, length: int) -> Slots:
     """Bag offsets i64 [b + 1]. Raises ValueError where they do not rise from 0 or more to at most `length`."""
-    offsets = writable(offsets, np.int64)
+    offsets = _numbers(offsets, np.int64, "offsets")
     rising = len(offsets) > 0 and offsets[0] >= 0 and offsets[-1] <= length and bool((np.diff(offsets) >= 0).all())
     if not rising:
         raise ValueError(f"`offsets` must rise from 0 or more to at most {length}")

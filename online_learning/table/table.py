@@ -36,6 +36,7 @@ from online_learning.table.headers import (
     last_seen_s,
     spaces_of,
 )
+from online_learning.table.keys import RESERVED_KEY
 from online_learning.table.memory import Ahead, populate, usable_bytes
 from online_learning.table.optimizers import Optimizer
 from online_learning.table.persistence import header_arrays, load_headers, row_arrays, split_to_fit
@@ -64,7 +65,9 @@ class Table:
 
     Slots that `find` and `find_or_insert` return stay valid until the row is evicted or removed; a full table
     evicts inside `find_or_insert`, but never a row of the same call.
-    Array arguments are converted where they are not C-contiguous or of the stated type.
+    Array arguments are converted where they are not C-contiguous or of the stated type, and refused with ValueError
+    where that would change a number. A key stands for itself in every key space: `hash_key` has the field in it, and
+    the space that a row is first seen in only says which rows it lives and is counted with.
     """
 
     def __init__(self, settings: TableSettings, seed: int = 0) -> None:
@@ -292,9 +295,10 @@ class Table:
         """Stamp keys u64 [n] with a version and touch them; those without a row get a tombstone.
 
         For the keys of frames of a dead epoch: replicas must hear of each, or keep rows of a history that is void.
-        Raises TombstonesFull.
+        The reserved key, which only a broken frame names, is passed over. Raises TombstonesFull.
         """
         keys = np.unique(as_keys(keys))
+        keys = keys[keys != RESERVED_KEY]
         slots = self.find(keys)
         self._directory.touch(slots[slots >= 0], version)
         self._tombstones.bury(keys[slots < 0], 0, version)

@@ -1,6 +1,8 @@
 """Pooled rows, their gradients, keys of strings, versions, and digests that tell equal from nearly equal."""
 
 import itertools
+import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,9 +65,37 @@ def test_slots_outside_the_table_are_refused() -> None:
             table.gather(np.array([slot]))
 
 
-def test_the_reserved_key_gets_no_row() -> None:
+def test_the_reserved_key_gets_no_row_and_no_tombstone() -> None:
+    table = Table(TableSettings(dim=2))
     with pytest.raises(ValueError, match="reserved"):
-        Table(TableSettings(dim=2)).find_or_insert(np.zeros(1, np.uint64), np.zeros(1, np.uint16), 0, 1)
+        table.find_or_insert(np.zeros(1, np.uint64), np.zeros(1, np.uint16), 0, 1)
+    table.republish(np.array([0, 5], np.uint64), 1)
+    assert table.take_touched().tolist() == [5]
+
+
+@pytest.mark.parametrize(
+    ("keys", "spaces", "message"),
+    [
+        (np.array([-1]), [0], "`keys` are int64, must be whole numbers in [0, 18446744073709551615]"),
+        (np.array([1.0]), [0], "`keys` are float64"),
+        (np.array(["1"]), [0], "`keys` are <U1"),
+        (np.array([[1], [2]]), [0, 0], "`keys` has shape (2, 1), must be (n,)"),
+        (np.array([1]), [70_000], "`spaces` are int64, must be whole numbers in [0, 65535]"),
+        (np.array([1]), [0, 0], "`spaces` has shape (2,), must be (1,)"),
+    ],
+)
+def test_numbers_that_would_change_on_their_way_in_are_refused(keys: Any, spaces: list[int], message: str) -> None:
+    table = Table(TableSettings(dim=2))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        table.find_or_insert(keys, np.array(spaces), 0, 1)
+    with pytest.raises(ValueError, match="`slots`"):
+        table.gather(np.array([[0]]))
+    with pytest.raises(ValueError, match="`slots`"):
+        table.gather(np.array([0.5]))
+    # Others keep their numbers.
+    assert table.find_or_insert(np.array([7, 8], np.int32), np.array([65_535, 0]), 0, 1).tolist() == [0, 1]
+    assert table.find(np.array([8, 7])).tolist() == [1, 0]
+    assert table.find(np.array([])).tolist() == []
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))
