@@ -1,4 +1,4 @@
-"""The training loop: read, predict, learn, publish, keep. One thread, one pass, one page.
+"""The training loop: read, predict, learn, publish, keep. One thread, one pass; `Trainer.step` is all of it.
 
 A checkpoint is one moment of everything: rows, parameters, moments, baselines, windows, predictions and the offsets of
 what they came from. So a trainer that is killed goes on from its newest checkpoint as if nothing had been, but that it
@@ -11,13 +11,13 @@ import time
 from typing import Final
 
 import torch
-from kafka.errors import KafkaError
 
 from online_learning.catalogue import Catalogue
 from online_learning.feed import Feed
 from online_learning.keeper import Keeper
 from online_learning.learners import Learners
-from online_learning.reporting import drift_metrics, drift_text, health_values, metrics
+from online_learning.reporter import Reporter
+from online_learning.reporting import health_values
 from online_learning.settings import LearningSettings
 from online_learning.table.eviction import AT_ONCE
 from online_learning.table.settings import EvictionPolicy
@@ -27,12 +27,10 @@ from online_learning.updates.takeover import successor_obeyed
 from streams import kafka
 from streams.dead_letters import DeadLetters
 from streams.failpoints import hit
-from streams.health import Health
-from streams.topics import METRICS
+from streams.health import Health, Value
 
 logger = logging.getLogger(__name__)
 
-_REPORT_INTERVAL_S: Final = 1.0
 # Users, items and erasures are few: asking Kafka for them before every batch cost as much as decoding the examples.
 _CATALOGUE_INTERVAL_S: Final = 0.2
 # Impressions are there long before their examples, and many are learned at once for little more than one; one whose
@@ -40,7 +38,6 @@ _CATALOGUE_INTERVAL_S: Final = 0.2
 _AHEAD_INTERVAL_S: Final = 0.1
 # What waits for the frame before it to arrive is to be sent as soon as that has.
 _URGENT_MS: Final = 2.0
-_METRICS_INTERVAL_S: Final = 5.0
 _STOP_TIMEOUT_S: Final = 10.0
 # What was said on other topics arrives within milliseconds, where there is a broker.
 _ARRIVAL_TIMEOUT_S: Final = 2.0
@@ -80,7 +77,7 @@ class Trainer:
     """The state of one life of a trainer; `step` is one turn of the loop."""
 
     def __init__(self, settings: LearningSettings, stop: threading.Event, health: Health) -> None:
-        self._settings, self._stop, self._health = settings, stop, health
+        self._settings = settings
         self._catalogue = Catalogue()
         self._learners = Learners(settings, self._catalogue)
         self._keeper = Keeper(settings, settings.trainer.checkpoint_dir)
@@ -101,13 +98,14 @@ class Trainer:
         logger.info("epoch %d begun, learning from %s on", self._epoch, self._feed.learned)
         hit("trainer.epoch-begun")
         self._catalogue_due = self._ahead_due = float("-inf")
+        self._reporter = Reporter(settings, self._learners, self._producer, health, self._epoch, self._figures)
         # Before anything is kept: a checkpoint says how far the catalogue is read.
         self._erase()
         if self.publisher.detached:
             # Of these rows nothing is on the log: replicas can begin from the first checkpoint of this epoch on.
             self._keeper.save(self._learners, self.publisher, self._feed.positions, wait=True)
         now = time.monotonic()
-        self._sparse_due = self._dense_due = self._evict_due = self._report_due = self._metrics_due = now
+        self._sparse_due = self._dense_due = self._evict_due = now
         self._checkpoint_due = now + settings.trainer.checkpoint_interval_s
         self._dense_changed = True
         self._learned_something = self._urgent = False
@@ -126,6 +124,7 @@ class Trainer:
             hit("trainer.learned")
         self._evict()
         self._publish()
+        self._reporter.tell()
         if self._learners.waiting:
             # Behind what actions taught, for which somebody may be waiting.
             self._dense_changed |= self._learners.learn_rest(self.publisher.version)
@@ -133,16 +132,14 @@ class Trainer:
 
     def finish(self) -> None:
         """Keeps and publishes the last state, so that a restart has nothing to repeat."""
-        self._send_validations(everything=True)
-        self._send_alarms()
-        self._send_metrics()
+        self._reporter.tell_all()
         self.publisher.flush(_STOP_TIMEOUT_S)
         self.publisher.publish_sparse(self._learners.online.table, self._feed.learned)
         self.publisher.publish_dense(self._learners.online.dense_parameters())
         self.publisher.flush(_STOP_TIMEOUT_S)
-        if self._all_said(_STOP_TIMEOUT_S):
+        if self._reporter.arrived(_STOP_TIMEOUT_S):
             self._keeper.save(self._learners, self.publisher, self._feed.positions, wait=True)
-        self._report()
+        self._reporter.tell_health()
 
     def close(self) -> None:
         """Ends connections and threads; what is not kept is lost and will be repeated."""
@@ -191,59 +188,20 @@ class Trainer:
         ):
             self._dense_changed = False
             self._dense_due = now + self._settings.trainer.dense_interval_ms / 1e3
-        self._send_validations(everything=False)
-        self._send_alarms()
-        if now >= self._metrics_due:
-            self._metrics_due = now + _METRICS_INTERVAL_S
-            self._send_metrics()
-        if now >= self._report_due:
-            self._report_due = now + _REPORT_INTERVAL_S
-            self._report()
 
     def _keep(self) -> None:
         now = time.monotonic()
         if now < self._checkpoint_due:
             return
         self._checkpoint_due = now + self._settings.trainer.checkpoint_interval_s
-        self._send_validations(everything=True)
-        if self._all_said(_ARRIVAL_TIMEOUT_S):
+        self._reporter.tell_open()
+        if self._reporter.arrived(_ARRIVAL_TIMEOUT_S):
             self._keeper.save(self._learners, self.publisher, self._feed.positions)
         self._keeper.cut(self._learners.online.table)
 
-    def _all_said(self, timeout_s: float) -> bool:
-        """Whether windows, alarms and dead letters of what was read have arrived: behind a checkpoint that was kept
-        before, nobody would say them again."""
-        try:
-            self._producer.flush(timeout_s)
-        except kafka.BrokerAway as error:
-            logger.warning("no checkpoint for now: %s", error)
-            return False
-        except KafkaError as error:
-            logger.error("lost for good: %s", error)
-        return True
-
-    def _send_validations(self, *, everything: bool) -> None:
-        progressive, now_ms = self._learners.progressive, _now_ms()
-        windows = progressive.take_closed(now_ms, self._epoch)
-        if everything:
-            windows += progressive.take_open(now_ms, self._epoch)
-        for window in windows:
-            self._producer.send(METRICS, window, "trainer")
-
-    def _send_alarms(self) -> None:
-        alarms = self._learners.drift.take_begun()
-        for alarm in alarms:
-            logger.warning("drift: %s", drift_text(alarm))
-        for metric in drift_metrics(alarms):
-            self._producer.send(METRICS, metric, "trainer")
-
-    def _send_metrics(self) -> None:
-        for metric in metrics(self._learners, self._settings, _now_ms()):
-            self._producer.send(METRICS, metric, "trainer")
-
-    def _report(self) -> None:
+    def _figures(self) -> dict[str, Value]:
         counters, (items, users) = self._learners.counters, self._catalogue.sizes
-        self._health.report(
+        return dict(
             examples=sum(counters.examples.values()),
             learned=counters.learned,
             corrections=counters.corrections,

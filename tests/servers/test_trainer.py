@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from threading import Event
 
@@ -17,7 +18,6 @@ from online_learning.settings import FieldSettings
 from online_learning.state import dense_parameters, log_position, meta_of
 from online_learning.trainer import Trainer
 from online_learning.updates.frames import array_of
-from online_learning.watching.progressive import merged_errors
 from streams import kafka
 from streams.dead_letters import Reason
 from streams.health import Health
@@ -36,6 +36,7 @@ from tests.trainers import (
     send_requests,
     trainer_in_thread,
 )
+from tests.windows import merged_errors
 
 pytestmark = pytest.mark.servers
 
@@ -148,14 +149,13 @@ def test_values_are_learned_validated_and_published_and_go_on_after_a_restart(
 
 
 def test_a_checkpoint_is_not_kept_before_the_validation_of_its_examples_has_arrived(
-    settings: KafkaSettings, producer: kafka.Producer, tmp_path: Path
+    settings: KafkaSettings, producer: kafka.Producer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """A trainer that dies right behind its checkpoint would never say it again."""
     sent = send_requests(producer, 0, 60)
-    trainer = Trainer(learning_settings(settings, tmp_path, checkpoint_interval_s=0.05), Event(), Health(None))
     # Nothing leaves this producer by itself.
-    trainer._producer.close()
-    trainer._producer = kafka.producer(settings, linger_ms=600_000)
+    monkeypatch.setattr(kafka, "producer", partial(kafka.producer, linger_ms=600_000))
+    trainer = Trainer(learning_settings(settings, tmp_path, checkpoint_interval_s=0.05), Event(), Health(None))
 
     def all_is_kept() -> bool:
         trainer.step()
