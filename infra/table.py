@@ -97,6 +97,8 @@ def stats_table(stats: "TableStats", names: dict[int, str]) -> Table:
     for space, rows in sorted(stats.rows_by_space.items(), key=lambda pair: -pair[1]):
         shown.add_row(f"  of field {names.get(space, f'with key space {space}')}", f"{rows:,}")
     shown.add_row("tombstones", f"{stats.tombstones:,}")
+    shown.add_row("unseen keys not admitted, by sightings", f"{stats.unadmitted:,}")
+    shown.add_row("unseen keys refused by a full table", f"{stats.refused:,}")
     shown.add_row("not acknowledged by the update log", f"{stats.touched:,}")
     shown.add_row("bytes", f"{stats.total_bytes:,}")
     for part, size in stats.bytes_by_part.items():

@@ -21,6 +21,8 @@ class SnapshotMeta(msgspec.Struct, frozen=True, kw_only=True):
     sightings: int = 0
     draws: int = 0
     forgotten_before: int = 0
+    unadmitted: int = 0
+    refused: int = 0
 
 
 class TableSnapshot(msgspec.Struct, kw_only=True):

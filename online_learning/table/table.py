@@ -51,7 +51,7 @@ from online_learning.table.settings import (
 from online_learning.table.snapshot import SnapshotMeta, TableSnapshot
 from online_learning.table.stats import TableStats, stats_of
 from online_learning.table.tombstones import Tombstones
-from online_learning.table.upsert import LIMIT, REFUSED_SLOT
+from online_learning.table.upsert import LIMIT, REFUSED_SLOT, UNADMITTED
 from online_learning.table.workers import Workers
 
 __all__ = ["Export", "Table", "TableFull"]
@@ -328,6 +328,11 @@ class Table:
         """(rows evicted in this life of the table, removals that are remembered)."""
         return self._evicted, len(self._tombstones)
 
+    @property
+    def turned_away(self) -> tuple[int, int]:
+        """(sightings of unseen keys that were not admitted, those that a full table refused); a snapshot keeps both."""
+        return int(self._directory.counters[UNADMITTED]), self._refused
+
     def digest(self, encoding: Encoding = Encoding.FP32) -> int:
         """Order-independent digest of all rows' serving columns under an encoding; see digest.py."""
         total, slots = 0, self._directory.live()
@@ -366,6 +371,8 @@ class Table:
             sightings=int(self._admission_state[admission.SIGHTINGS]),
             draws=int(self._admission_state[admission.DRAWS]),
             forgotten_before=self._tombstones.forgotten_before,
+            unadmitted=self.turned_away[0],
+            refused=self._refused,
         )
         return TableSnapshot(meta=meta, arrays=arrays)
 
@@ -389,6 +396,7 @@ class Table:
         table._tombstones.forgotten_before = meta.forgotten_before
         table.optimizer.steps = meta.steps
         table._admission_state[:] = meta.sightings, meta.draws
+        table._directory.counters[UNADMITTED], table._refused = meta.unadmitted, meta.refused
         sketch = arrays["sketch"]
         if len(sketch) == len(table._sketch):
             table._sketch[:] = sketch

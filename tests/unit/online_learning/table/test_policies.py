@@ -256,6 +256,19 @@ def test_what_a_table_out_of_memory_took_before_it_said_so_begins_as_any_row(mon
     assert not np.isin(table.changed_since(0).tombstones, taken).any()
 
 
+@pytest.mark.parametrize("full", [FullPolicy.REFUSE, FullPolicy.GROW])
+def test_who_was_turned_away_is_counted_over_restarts(full: FullPolicy) -> None:
+    rule = AdmissionSettings(policy=AdmissionPolicy.COUNT, threshold=2)
+    table = Table(TableSettings(dim=2, max_rows=10, full=full, admission=rule))
+    keys = np.arange(1, 13, dtype=np.uint64)
+    for expected in ((12, 0), (12, 2 if full is FullPolicy.REFUSE else 0)):
+        insert(table, keys)
+        assert table.turned_away == expected
+        assert (table.stats().unadmitted, table.stats().refused) == expected
+        table = Table.restore(table.settings, table.snapshot())
+        assert table.turned_away == expected
+
+
 # ---- removals
 
 
