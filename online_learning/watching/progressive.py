@@ -9,7 +9,7 @@ area does not change where all negatives weigh the same.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final, NamedTuple, Self
 
 import msgspec
@@ -49,22 +49,6 @@ def auc(positives: Sequence[int] | NDArray[np.integer], negatives: Sequence[int]
         return math.nan
     below = np.cumsum(neg) - neg
     return float((pos * (below + neg / 2)).sum() / pairs)
-
-
-def merged_auc(windows: Iterable[Validation]) -> float:
-    """The AUC over several windows of one learner and task together; NaN without both classes."""
-    known = list(windows)
-    if not known:
-        return math.nan
-    return auc(
-        np.sum([window.bins_positive for window in known], axis=0),
-        np.sum([window.bins_negative for window in known], axis=0),
-    )
-
-
-def merged_errors(windows: Iterable[Validation]) -> ValueErrors:
-    """The errors over several windows of one learner and value task together."""
-    return sum((_errors_of(window) for window in windows), ValueErrors())
 
 
 class Tally(msgspec.Struct):
@@ -373,16 +357,6 @@ class Progressive:
             squared_error_sum=tally.errors.squared,
             reference_error_sum=tally.errors.reference,
         )
-
-
-def _errors_of(window: Validation) -> ValueErrors:
-    return ValueErrors(
-        window.n,
-        window.label_sum,
-        window.absolute_error_sum,
-        window.squared_error_sum,
-        window.reference_error_sum,
-    )
 
 
 def _by_scene(rows: NDArray[np.intp], scenes: Sequence[str]) -> list[tuple[str, NDArray[np.intp]]]:

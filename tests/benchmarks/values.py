@@ -20,11 +20,11 @@ import torch
 
 from online_learning.settings import LearningSettings, TrainerSettings
 from online_learning.studies.intervals import t_interval
-from online_learning.watching.progressive import merged_errors
 from online_learning.watching.value_errors import ValueErrors, running_means
 from streams.settings import Target, TaskSettings
 from tests.benchmarks.closed_world import RATE, SLOTS, Loop
 from tests.benchmarks.report import Report, parse
+from tests.windows import merged_errors
 
 TASKS = (TaskSettings(name="click", shown_is_negative=True), TaskSettings(name="dwell", target=Target.VALUE))
 REQUESTS, ORGANIC = 2_700, 5.0

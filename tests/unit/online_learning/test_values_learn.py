@@ -11,7 +11,6 @@ from online_learning.learners import Learners
 from online_learning.settings import LearningSettings, ModelName, ModelSettings
 from online_learning.state import TrainerState
 from online_learning.table.version import pack_version
-from online_learning.watching.progressive import merged_errors
 from streams.intake import Intake
 from streams.join import Join
 from streams.local_state import opened
@@ -22,6 +21,7 @@ from streams.simulation.catalogue import Catalogue as Names
 from streams.simulation.truth import Truth
 from streams.simulation.world import World, WorldSettings
 from streams.topics import EXAMPLES, IMPRESSIONS
+from tests.windows import merged_errors
 
 T0 = 1_700_000_000_000
 SLOTS, REQUESTS, GAP_MS = 5, 3_000, 40

@@ -16,8 +16,8 @@ from online_learning.watching.progressive import (
     ProgressiveState,
     auc,
     logit_bins,
-    merged_auc,
 )
+from tests.windows import merged_auc
 
 ANSWERS = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60)
 

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from online_learning.state import CheckpointMeta, Counters
 from online_learning.updates.position import LogPosition
-from online_learning.watching.progressive import Progressive, ProgressiveState, merged_errors
+from online_learning.watching.progressive import Progressive, ProgressiveState
 from online_learning.watching.value_errors import NEWEST, NewestErrors, ValueErrors, running_means
 from streams.records import Validation
 from streams.topics import METRICS
+from tests.windows import merged_errors
 
 LEARNERS, TASKS = ("online", "popularity"), ("click", "stay")
 
