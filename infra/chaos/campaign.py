@@ -89,6 +89,7 @@ class Campaign:
             compare.joined(arena, (one for records in examples.values() for _, one in records)),
             compare.taken(arena, load.events + load.twice),
             stored.stored(arena, load),
+            watch.onward(),
             compare.endings(arena.said_since("supervisor", 0)),
         ]
         if plan.feast:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from infra.chaos.arena import Arena
 from online_learning.checkpoint.checkpoint import Checkpoint
-from online_learning.checkpoint.store import CheckpointStore
 from online_learning.labels import is_learned
 from online_learning.learner import TABLE
 from online_learning.models.fields import FieldEncoder
@@ -172,8 +171,3 @@ def read_examples(arena: Arena) -> dict[int, list[tuple[int, Example]]]:
     for record in raw_records(arena.settings.kafka, ends):
         found[record.partition].append((record.offset, EXAMPLES.codec.decode(record.value)))
     return found
-
-
-def newest(arena: Arena) -> Checkpoint | None:
-    """The trainer's newest intact checkpoint."""
-    return CheckpointStore(arena.settings.learning.trainer.checkpoint_dir).load_newest()

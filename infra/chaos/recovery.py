@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from infra.chaos.compare import Check
 from serving.shared.head import HeadReader, Lineage
 
 _LOOK_S: Final = 0.01
@@ -59,8 +60,9 @@ class Watch:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._backwards: list[str] = []
+        self._epochs: set[int] = set()
         self.lineage = Lineage()
-        self.backwards = 0
 
     def __enter__(self) -> "Watch":
         self._thread.start()
@@ -88,16 +90,23 @@ class Watch:
             self._open = [outage]
         return outage
 
+    def look(self, lineage: Lineage, now_s: float) -> None:
+        """Takes note of what readers see; of epoch 0 they see nothing."""
+        if lineage.epoch:
+            if lineage.epoch < self.lineage.epoch:
+                self._backwards.append(f"epoch {lineage.epoch} after epoch {self.lineage.epoch}")
+            self._epochs.add(lineage.epoch)
+            self.lineage = lineage
+        with self._lock:
+            for outage in self._open:
+                outage.look(lineage, now_s)
+            self._open = [outage for outage in self._open if outage.everywhere_s is None]
+
+    def onward(self) -> Check:
+        """No frame of an older epoch was applied after one of a newer: of a trainer that had been taken over from."""
+        return Check("no epoch after a newer one", f"{len(self._epochs)} epochs", ", ".join(self._backwards))
+
     def _run(self) -> None:
         while not self._stop.wait(_LOOK_S):
             self._reader.refresh()
-            lineage = self._reader.lineage()
-            if lineage.epoch and lineage.epoch < self.lineage.epoch:
-                self.backwards += 1
-            if lineage.epoch:
-                self.lineage = lineage
-            now_s = time.monotonic()
-            with self._lock:
-                for outage in self._open:
-                    outage.look(lineage, now_s)
-                self._open = [outage for outage in self._open if outage.everywhere_s is None]
+            self.look(self._reader.lineage(), time.monotonic())

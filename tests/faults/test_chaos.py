@@ -58,7 +58,7 @@ def test_nothing_is_lost_or_doubled_whatever_is_killed(tmp_path: Path) -> None:
     assert sum(len(kill.strip("!").split("+")) for kill in report.schedule) == report.plan.kills
     assert {*ON_THE_WAY, "kafka"} <= report.killed.keys()
     compared = [check.name for check in report.checks]
-    assert len(compared) == len(set(compared)) == 14
+    assert len(compared) == len(set(compared)) == 15
     assert_nothing_left(folder)
 
 

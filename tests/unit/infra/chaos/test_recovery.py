@@ -48,6 +48,17 @@ def test_a_kill_amid_another_outage_is_told_apart(tmp_path: Path) -> None:
     assert (second.interrupted, third.amid, third.who) == (False, (), "worker")
 
 
+def test_an_epoch_after_a_newer_one_is_a_failure(tmp_path: Path) -> None:
+    watch = Watch(tmp_path)
+    for epoch in (1, 0, 1, 3, 3):
+        watch.look(Lineage(epoch, 1), 1.0)
+    assert watch.onward() == Check("no epoch after a newer one", "2 epochs")
+    assert watch.lineage.epoch == 3
+    watch.look(Lineage(2, 9), 2.0)
+    assert watch.onward().wrong == "epoch 2 after epoch 3"
+    assert not made([], watch.onward()).ok
+
+
 def made(outages: list[Outage], *checks: Check, errors: tuple[str, ...] = ()) -> report.Report:
     return report.make(Plan(budget_s=30.0), [], outages, Counter(), list(checks), list(errors), 1.0)
 
