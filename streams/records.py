@@ -270,9 +270,9 @@ class Frame(Struct, frozen=True, array_like=True):
     """One frame of the update log. Topic `updates`, keyed by `table/shard`.
 
     `sequence` is dense within (table, shard, epoch): a gap shows. `learned` maps each examples partition to the next
-    offset such that every example before it is completely in this and earlier frames; `partly` maps it to the newest
-    next offset of which anything is in. `keys` (u64), `spaces` (u16), `rows` (`encoding` x `dim` per key) and
-    `tombstones` (u64) are little-endian bytes. A dense frame names the sparse sequences that it was trained with.
+    offset such that every example before it is completely in this and earlier frames; `partly` is no longer written
+    and keeps its place. `keys` (u64), `spaces` (u16), `rows` (`encoding` x `dim` per key) and `tombstones` (u64) are
+    little-endian bytes. A dense frame names the sparse sequences that it was trained with.
     An epoch frame voids the frames of older epochs behind (`resumes_epoch`, `resumes`): what the checkpoint contained.
     """
 

@@ -53,7 +53,6 @@ def sparse_frames(
     encoding: RowEncoding = "f32",
     learned_before: Mapping[int, int],
     learned: Mapping[int, int],
-    partly: Mapping[int, int],
     max_bytes: int = MAX_FRAME_BYTES,
 ) -> Iterator[Frame]:
     """Cuts `rows` into frames of about `max_bytes` with dense sequences from `first_sequence`; at least one frame.
@@ -78,7 +77,6 @@ def sparse_frames(
             sequence=first_sequence + k,
             created_at=created_at,
             learned=dict(learned if k == total - 1 else learned_before),
-            partly=dict(partly),
             encoding=encoding,
             dim=dim,
             keys=rows.keys[live].astype("<u8", copy=False).tobytes(),
@@ -141,7 +139,6 @@ def epoch_frame(
     resumes: int,
     created_at: int,
     learned: Mapping[int, int],
-    partly: Mapping[int, int],
 ) -> Frame:
     """The frame with which a trainer takes a stream over from the state of its checkpoint."""
     return Frame(
@@ -153,7 +150,6 @@ def epoch_frame(
         sequence=0,
         created_at=created_at,
         learned=dict(learned),
-        partly=dict(partly),
         resumes=resumes,
         resumes_epoch=resumes_epoch,
     )

@@ -57,7 +57,6 @@ class Publisher:
         self._sequence: dict[str, int] = {}
         self._acknowledged = LogPosition()
         self._learned: dict[int, int] = {}
-        self._partly: dict[int, int] = {}
         self._in_flight: tuple[int, Table, NDArray[np.uint64], int] | None = None
         self.begun_at = 0
         self._dense_in_flight = 0
@@ -104,7 +103,6 @@ class Publisher:
         restored: LogPosition,
         table: Table,
         learned: Mapping[int, int],
-        partly: Mapping[int, int] | None = None,
         timeout_s: float = 60.0,
         *,
         detached: bool = False,
@@ -118,8 +116,8 @@ class Publisher:
         4. Publishes, in one transaction, that epoch's beginning and the rows of those keys as they are in `table`
            (tombstones where it has none), with all that the checkpoint held unpublished.
 
-        `learned` and `partly` are the checkpoint's offsets (next offset per examples partition). Raises LogCut where
-        the log no longer reaches back to the checkpoint, PublishFailed after `timeout_s`.
+        `learned` are the checkpoint's offsets (next offset per examples partition). Raises LogCut where the log no
+        longer reaches back to the checkpoint, PublishFailed after `timeout_s`.
 
         `detached`: the table's rows never were on this log (a backfill). Nothing is repaired then: every replica is
         made to start again, from a checkpoint that this epoch has written. It is so, too, and `self.detached` says it,
@@ -142,7 +140,7 @@ class Publisher:
             # A position that nobody has reached: whoever reads the epoch's frame finds that frames are missing.
             unreached = StreamPosition(self._epoch - 1, MAX_SEQUENCE)
             restored = LogPosition({self._sparse: unreached, self._dense: unreached})
-        self._learned, self._partly = dict(learned), dict(partly or learned)
+        self._learned = dict(learned)
         table.republish(behind.keys, pack_version(self._epoch, 1))
         hit("trainer.repair-touched")
         self.begun_at = self._now_ms()
@@ -155,12 +153,12 @@ class Publisher:
         self.poll()
         return self._epoch
 
-    def publish_sparse(self, table: Table, learned: Mapping[int, int], partly: Mapping[int, int] | None = None) -> bool:
+    def publish_sparse(self, table: Table, learned: Mapping[int, int]) -> bool:
         """Sends the newest rows of touched keys, if any and if no batch is under way; whether it sent.
 
-        `learned` maps each examples partition to the next offset such that all before it are learned into `table`;
-        `partly` (default: the same) to the newest next offset of which anything is. `learned` goes out only with the
-        frame that completes it. Where nothing was touched but `learned` went on, an empty frame says so.
+        `learned` maps each examples partition to the next offset such that all before it are learned into `table`; it
+        goes out only with the frame that completes it. Where nothing was touched but `learned` went on, an empty frame
+        says so.
         """
         self.poll()
         if self._in_flight is not None:
@@ -170,20 +168,14 @@ class Publisher:
         complete = len(keys) < limit
         if not len(keys) and all(self._learned.get(k) == v for k, v in learned.items()):
             return False
-        self._partly = dict(partly or learned)
         reached = dict(learned) if complete else self._learned
         frames = self._frames(table.export(keys), self._now_ms(), self._learned, reached)
         self._learned = reached
         self._send_sparse(frames, table, keys)
         return True
 
-    def publish_dense(
-        self, parameters: Mapping[str, NDArray[Any]], trained_with: Mapping[str, int] | None = None
-    ) -> bool:
-        """Sends a bundle of dense parameters, if none is under way; whether it sent.
-
-        `trained_with`: the sparse sequence per table that it was trained with (default: the last given out).
-        """
+    def publish_dense(self, parameters: Mapping[str, NDArray[Any]]) -> bool:
+        """Sends a bundle of dense parameters, if none is under way; whether it sent."""
         self.poll()
         if self._dense_in_flight:
             return False
@@ -195,7 +187,7 @@ class Publisher:
             epoch=self._epoch,
             sequence=self._sequence[self._dense],
             created_at=self._now_ms(),
-            trained_with=self.sequences if trained_with is None else trained_with,
+            trained_with=self.sequences,
             learned=self._learned,
         )
         self._dense_in_flight = self._writer.submit(lambda: [frame])
@@ -235,7 +227,6 @@ class Publisher:
                 resumes=at.sequence,
                 created_at=self.begun_at,
                 learned=learned,
-                partly=self._partly,
             )
         limit = self._most_rows(table)
         for start in range(0, len(keys), limit):
@@ -260,7 +251,6 @@ class Publisher:
                 encoding=self._encoding,
                 learned_before=before,
                 learned=learned,
-                partly=self._partly,
             )
         )
         self._sequence[self._sparse] = frames[-1].sequence

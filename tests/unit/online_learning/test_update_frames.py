@@ -35,7 +35,6 @@ def cut(
             encoding="f16" if encoding == "f16" else "f32",
             learned_before={0: 1},
             learned={0: 9} if learned is None else learned,
-            partly={0: 12},
             max_bytes=max_bytes,
         )
     )
@@ -61,7 +60,6 @@ def test_sequences_are_dense_and_only_the_last_frame_says_learned() -> None:
     assert len(frames) > 2
     assert [frame.sequence for frame in frames] == list(range(7, 7 + len(frames)))
     assert [frame.learned for frame in frames] == [{0: 1}] * (len(frames) - 1) + [{0: 9}]
-    assert all(frame.partly == {0: 12} for frame in frames)
 
 
 def test_a_frame_stays_near_its_size() -> None:
@@ -133,9 +131,7 @@ def test_dense_parameters_keep_their_shapes_and_types() -> None:
 
 def test_an_epoch_frame_says_where_it_resumes() -> None:
     frame = wire(
-        epoch_frame(
-            table="sparse", shard=0, epoch=4, resumes_epoch=2, resumes=9, created_at=0, learned={0: 3}, partly={0: 5}
-        )
+        epoch_frame(table="sparse", shard=0, epoch=4, resumes_epoch=2, resumes=9, created_at=0, learned={0: 3})
     )
     assert (frame.kind, frame.epoch, frame.sequence) == (FrameKind.EPOCH, 4, 0)
-    assert (frame.resumes_epoch, frame.resumes, frame.learned, frame.partly) == (2, 9, {0: 3}, {0: 5})
+    assert (frame.resumes_epoch, frame.resumes, frame.learned) == (2, 9, {0: 3})

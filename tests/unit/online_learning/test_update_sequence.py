@@ -66,7 +66,7 @@ class Trainer:
         frames = list(
             sparse_frames(
                 rows, table="sparse", shard=0, epoch=self.epoch, first_sequence=self.sequence + 1, created_at=0,
-                learned_before={}, learned={}, partly={}, max_bytes=max_bytes,
+                learned_before={}, learned={}, max_bytes=max_bytes,
             )
         )  # fmt: skip
         self.log += frames
@@ -96,7 +96,7 @@ class Trainer:
         self.log.append(
             epoch_frame(
                 table="sparse", shard=0, epoch=self.epoch, resumes_epoch=from_.at.epoch, resumes=from_.at.sequence,
-                created_at=self.begun_at, learned={}, partly={},
+                created_at=self.begun_at, learned={},
             )
         )  # fmt: skip
         self.publish(1 << 20)
@@ -214,26 +214,20 @@ def test_a_history_that_begins_anew_is_noticed(
 
 def test_a_checkpoint_that_does_not_say_when_its_epoch_began_is_taken() -> None:
     order = FrameOrder(LogPosition({STREAM: StreamPosition(2, 4)}))
-    again = epoch_frame(
-        table="sparse", shard=0, epoch=2, resumes_epoch=1, resumes=5, created_at=9, learned={}, partly={}
-    )
+    again = epoch_frame(table="sparse", shard=0, epoch=2, resumes_epoch=1, resumes=5, created_at=9, learned={})
     assert order.judge(again) is Verdict.SKIP
 
 
 def test_a_state_that_is_behind_a_takeover_is_refused() -> None:
     order = FrameOrder(LogPosition({STREAM: StreamPosition(1, 4)}))
-    taking = epoch_frame(
-        table="sparse", shard=0, epoch=2, resumes_epoch=1, resumes=5, created_at=0, learned={}, partly={}
-    )
+    taking = epoch_frame(table="sparse", shard=0, epoch=2, resumes_epoch=1, resumes=5, created_at=0, learned={})
     with pytest.raises(Gap, match="resumes after"):
         order.judge(taking)
 
 
 def test_a_state_built_on_a_checkpoint_that_was_thrown_away_is_refused() -> None:
     order = FrameOrder(LogPosition({STREAM: StreamPosition(1, 9)}))
-    taking = epoch_frame(
-        table="sparse", shard=0, epoch=2, resumes_epoch=1, resumes=5, created_at=0, learned={}, partly={}
-    )
+    taking = epoch_frame(table="sparse", shard=0, epoch=2, resumes_epoch=1, resumes=5, created_at=0, learned={})
     with pytest.raises(Gap, match="was built on"):
         order.judge(taking)
 
@@ -241,8 +235,6 @@ def test_a_state_built_on_a_checkpoint_that_was_thrown_away_is_refused() -> None
 def test_streams_are_judged_apart() -> None:
     order = FrameOrder()
     for table in ("sparse", "dense"):
-        taking = epoch_frame(
-            table=table, shard=0, epoch=1, resumes_epoch=0, resumes=0, created_at=0, learned={}, partly={}
-        )
+        taking = epoch_frame(table=table, shard=0, epoch=1, resumes_epoch=0, resumes=0, created_at=0, learned={})
         assert order.judge(taking) is Verdict.EPOCH
     assert dict(order.streams) == {"sparse/0": StreamPosition(1, 0), "dense/0": StreamPosition(1, 0)}

@@ -46,15 +46,12 @@ def frame_of(table: Table, keys: np.ndarray, sequence: int, encoding: RowEncodin
         encoding=encoding,
         learned_before={},
         learned={0: sequence},
-        partly={},
     )
     return frame
 
 
 def begins(epoch: int, created_at: int) -> Frame:
-    return epoch_frame(
-        table=TABLE, shard=0, epoch=epoch, resumes_epoch=0, resumes=0, created_at=created_at, learned={}, partly={}
-    )
+    return epoch_frame(table=TABLE, shard=0, epoch=epoch, resumes_epoch=0, resumes=0, created_at=created_at, learned={})
 
 
 def keep(folder: Path, table: Table, position: LogPosition) -> None:
