@@ -1,7 +1,8 @@
 """A table restored at another number of shards: every shard takes its keys from all the shards that were saved.
 
 A key's shard is a function of the key and the number of shards alone, so whoever asks for shard i of m gets the same
-rows however many shards wrote the checkpoint.
+rows however many shards wrote the checkpoint. It is a library for whoever takes a checkpoint into another system, or
+splits a table that one process can no longer hold: the trainer and the replica here have one shard, and read it whole.
 """
 
 from collections.abc import Sequence
