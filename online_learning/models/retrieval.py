@@ -20,7 +20,10 @@ EXTRA_COLUMNS = 2
 
 def item_vectors(item_rows: NDArray[np.float32]) -> NDArray[np.float32]:
     """Vectors f32 [n, dim + 2] of pooled item rows f32 [n, Fi, 1 + dim]."""
-    return _linear_pairs_sum(item_rows)
+    factors = item_rows[:, :, 1:]
+    total = factors.sum(axis=1)
+    pairs = 0.5 * (np.einsum("bd,bd->b", total, total) - np.einsum("bfd,bfd->b", factors, factors))
+    return np.concatenate([item_rows[:, :, 0].sum(axis=1)[:, None], pairs[:, None], total], axis=1).astype(np.float32)
 
 
 def query_vector(user_rows: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -30,16 +33,3 @@ def query_vector(user_rows: NDArray[np.float32], scale: NDArray[np.float32]) -> 
     """
     factors = user_rows.reshape(-1, user_rows.shape[-1])[:, 1:]
     return np.concatenate([scale, scale[1] * factors.sum(axis=0)]).astype(np.float32)
-
-
-def query_constant(user_rows: NDArray[np.float32], scale: NDArray[np.float32]) -> float:
-    """What the dot product lacks of the full linear and pairwise parts: the same for all items."""
-    linear, pairs = _linear_pairs_sum(user_rows.reshape(1, -1, user_rows.shape[-1]))[0, :2]
-    return float(scale[0] * linear + scale[1] * pairs)
-
-
-def _linear_pairs_sum(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    factors = rows[:, :, 1:]
-    total = factors.sum(axis=1)
-    pairs = 0.5 * (np.einsum("bd,bd->b", total, total) - np.einsum("bfd,bfd->b", factors, factors))
-    return np.concatenate([rows[:, :, 0].sum(axis=1)[:, None], pairs[:, None], total], axis=1).astype(np.float32)

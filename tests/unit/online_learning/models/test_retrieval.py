@@ -5,7 +5,6 @@ import pytest
 
 from online_learning.models.parameters import Parameters
 from online_learning.models.registry import new_network, new_scorer
-from online_learning.models.retrieval import query_constant
 from online_learning.models.scorer import Scorer
 from online_learning.settings import ModelSettings
 from tests.unit.online_learning.models.test_ranking import (
@@ -61,15 +60,6 @@ def test_the_dot_product_is_the_linear_and_pairwise_part(name, task: int):
     scorer, _, rows = scorer_and_rows(ModelSettings(name=name))
     found, wanted = found_and_wanted(scorer, rows, task)
     np.testing.assert_allclose(found, wanted, atol=1e-5)
-
-
-def test_deepfms_constant_is_what_the_user_alone_adds():
-    scorer, kept, rows = scorer_and_rows(ModelSettings())
-    alone = rows[:1].copy()
-    alone[:, USERS:] = 0
-    logits = scorer.logits(alone, np.zeros((1, DENSE), np.float32))[0]
-    constants = [query_constant(rows[:1, :USERS], kept["scale"][task]) for task in range(TASKS)]
-    np.testing.assert_allclose(logits, constants, atol=1e-5)
 
 
 @pytest.mark.parametrize("task", range(TASKS))
