@@ -116,10 +116,12 @@ class OnlineLearner:
         version: int,
         offsets: NDArray[np.float32] | None,
         undone: Undone | None,
+        *,
+        seen: bool = False,
     ) -> NDArray[np.bool_]:
-        """As `learn`, of labels as the network is to say them."""
-        side = batch.side
-        slots = self.table.find_or_insert(side.keys, side.spaces, now_ms, version)
+        """As `learn`, of labels as the network is to say them; `seen`: these keys are noted as seen already."""
+        side, table = batch.side, self.table
+        slots = table.find(side.keys) if seen else table.find_or_insert(side.keys, side.spaces, now_ms, version)
         waiting = self._take_gradients()
         pooled = self._pooled(batch, slots)
         loss, by_field = gradients(self.model, pooled, batch.dense, labels, weights, offsets, self._values, undone)
@@ -132,7 +134,8 @@ class OnlineLearner:
             if len(good):
                 rest = None if offsets is None else offsets[good]
                 back = None if undone is None else undone.take(good)
-                sound[good] = self._learn(batch.take(good), labels[good], weights[good], now_ms, version, rest, back)
+                part = (batch.take(good), labels[good], weights[good])
+                sound[good] = self._learn(*part, now_ms, version, rest, back, seen=True)
             return sound
         self._add_gradients(waiting)
         by_bag = by_field.reshape(-1, self._width)

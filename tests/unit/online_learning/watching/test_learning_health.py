@@ -50,6 +50,16 @@ def test_an_example_whose_gradient_is_not_finite_reaches_neither_rows_nor_networ
     assert np.isfinite(rows[0]).all()
 
 
+def test_an_example_that_is_refused_makes_nobody_of_its_batch_seen_twice():
+    met, spared = OnlineLearner(SETTINGS), OnlineLearner(SETTINGS)
+    poisoned = batch(1)
+    learn(spared, poisoned, answers(1), 1)
+    poisoned.dense[5, 1] = np.nan
+    assert not learn(met, poisoned, answers(1), 1).all()
+    marks = [learner.table.snapshot().arrays["marks"] for learner in (met, spared)]
+    np.testing.assert_array_equal(*marks)
+
+
 def test_a_batch_that_is_all_bad_changes_nothing_and_the_next_is_learned():
     learner = OnlineLearner(SETTINGS)
     learn(learner, batch(1), answers(1), 1)
