@@ -83,10 +83,12 @@ def _stats_of(snapshot: "TableSnapshot") -> "TableStats":
 
 
 def field_names(settings: Settings) -> dict[int, str]:
-    """Names of the key spaces by the settings' fields."""
+    """Names of the key spaces by the settings' fields, and those of their towers."""
     from online_learning.models.fields import FieldEncoder
+    from online_learning.models.scorers.two_tower import tower_space
 
-    return FieldEncoder(settings.learning.model).space_names()
+    names = FieldEncoder(settings.learning.model).space_names()
+    return names | {tower_space(space): f"{name}, its tower's" for space, name in names.items()}
 
 
 def stats_table(stats: "TableStats", names: dict[int, str]) -> Table:

@@ -17,6 +17,7 @@ from online_learning.models.parameters import Parameters, check
 from online_learning.models.ranking import RankingModel, Undone, gradients
 from online_learning.models.registry import new_network, new_scorer
 from online_learning.models.retriever import of_ranking, of_retrieval, together
+from online_learning.models.scorers.two_tower import tower_space
 from online_learning.models.values import VALUES, value_columns
 from online_learning.settings import LearningSettings
 from online_learning.table.settings import InitializerSettings, OptimizerSettings, TableSettings
@@ -51,8 +52,8 @@ def table_settings(settings: LearningSettings) -> TableSettings:
         # A batch has too few rows to be shared out; the second core belongs to the other processes.
         threads=1,
     )
-    space_of = {name: space for space, name in FieldEncoder(settings.model).space_names().items()}
-    return settings.rows.in_table(table, space_of)
+    names = FieldEncoder(settings.model).space_names()
+    return settings.rows.in_table(table, {name: (space, tower_space(space)) for space, name in names.items()})
 
 
 class OnlineLearner:

@@ -1,6 +1,6 @@
 """What the online_learning package can be told."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from msgspec import NODEFAULT, Meta, Struct, structs
@@ -198,8 +198,8 @@ class RowSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     `admission_probability` of `probability`. `count` forgets: with threshold t, a key has to come t times among some
     (t - 1) / 2 sightings of unseen keys per counter. `eviction`: which rows go, every `evict_interval_s` (`ttl`, and
     `lru` and `lfu` under `grow`) and when a full table makes room; under `ttl` those of a field whose key was not seen
-    for `ttl_s` (0: never), or for what `ttl_s_of_field` says of that field. Time is that of the events: while none
-    come, nothing expires. What is of a policy that is not chosen is refused where it is set.
+    for `ttl_s` (0: never), or for what `ttl_s_of_field` says of that field and its tower. Time is that of the events:
+    while none come, nothing expires. What is of a policy that is not chosen is refused where it is set.
     """
 
     max_rows: Annotated[int, Meta(ge=0)] = 0
@@ -226,7 +226,7 @@ class RowSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
                 raise ValueError(f"`{field}` == {value!r}, must be left out: it is of `{needed.value}` only")
         self._check_room()
         # What does not fit together is refused here, with the settings, and not by the trainer.
-        self.in_table(TableSettings(), {name: space for space, name in enumerate(self.ttl_s_of_field)})
+        self.in_table(TableSettings(), {name: (space,) for space, name in enumerate(self.ttl_s_of_field)})
 
     def _check_room(self) -> None:
         grows, ranks = self.full is FullPolicy.GROW, self.eviction in (EvictionPolicy.LRU, EvictionPolicy.LFU)
@@ -248,15 +248,15 @@ class RowSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
                 "`grow` of `lru` and `lfu`"
             )
 
-    def in_table(self, table: TableSettings, space_of: Mapping[str, int]) -> TableSettings:
-        """The table's settings with these policies; `space_of` maps fields to key spaces. Raises ValueError."""
-        unknown = sorted(set(self.ttl_s_of_field) - set(space_of))
+    def in_table(self, table: TableSettings, spaces_of: Mapping[str, Sequence[int]]) -> TableSettings:
+        """The table's settings with these policies; `spaces_of` maps fields to their key spaces. Raises ValueError."""
+        unknown = sorted(set(self.ttl_s_of_field) - set(spaces_of))
         if unknown:
             raise ValueError(f"`ttl_s_of_field` names {unknown[0]!r}, must be a field of the model")
         eviction = EvictionSettings(
             policy=self.eviction,
             ttl_s=self.ttl_s,
-            ttl_s_of_space={space_of[name]: ttl_s for name, ttl_s in self.ttl_s_of_field.items()},
+            ttl_s_of_space={space: ttl_s for name, ttl_s in self.ttl_s_of_field.items() for space in spaces_of[name]},
         )
         admission = AdmissionSettings(
             policy=self.admission,

@@ -22,7 +22,7 @@ from online_learning.settings import LearningSettings
 # xxh3 of "two_tower". One to one: the towers' keys collide among themselves as seldom as those they are made of, and
 # with the others' no more often than two strings do.
 _OTHER_KEYS = np.uint64(0xCA08_4B5F_E7F8_6088)
-_OTHER_SPACES = np.uint16(0x8000)
+_OTHER_SPACES = 0x8000
 
 PREFIX = "retrieval/"
 """How the names of the towers' dense parameters begin, in checkpoints, bundles and frames."""
@@ -35,9 +35,14 @@ def tower_keys(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return np.asarray(np.maximum(keys ^ _OTHER_KEYS, np.uint64(1)))
 
 
+def tower_space(space: int) -> int:
+    """The key space of the towers' rows for the values of one."""
+    return space | _OTHER_SPACES
+
+
 def tower_side(side: Side) -> Side:
     """The same bags under the towers' keys and key spaces."""
-    return Side(tower_keys(side.keys), side.spaces | _OTHER_SPACES, side.offsets, side.rows, side.fields)
+    return Side(tower_keys(side.keys), side.spaces | np.uint16(_OTHER_SPACES), side.offsets, side.rows, side.fields)
 
 
 def tower_shapes(settings: LearningSettings) -> Shapes:

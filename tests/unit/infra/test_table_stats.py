@@ -12,6 +12,7 @@ from infra.table import location
 from online_learning.checkpoint.checkpoint import Checkpoint
 from online_learning.checkpoint.store import CheckpointStore
 from online_learning.models.fields import FieldEncoder
+from online_learning.models.scorers.two_tower import tower_space
 from online_learning.settings import ModelSettings
 from online_learning.table.keys import collision_bound
 from online_learning.table.settings import TableSettings
@@ -20,11 +21,15 @@ from online_learning.table.table import Table
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
-    """A state folder whose checkpoint holds 3,000 users and 1,000 items."""
+    """A state folder whose checkpoint holds 3,000 users, 800 items and 200 of them as a tower sees them."""
     spaces = {name: space for space, name in FieldEncoder(ModelSettings()).space_names().items()}
     table = Table(TableSettings(dim=17))
-    for name, keys in (("user", np.arange(1, 3001)), ("item", np.arange(5001, 6001))):
-        table.find_or_insert(keys.astype(np.uint64), np.full(len(keys), spaces[name], np.uint16), 0, 1)
+    for space, keys in (
+        (spaces["user"], np.arange(1, 3001)),
+        (spaces["item"], np.arange(5001, 5801)),
+        (tower_space(spaces["item"]), np.arange(6001, 6201)),
+    ):
+        table.find_or_insert(keys.astype(np.uint64), np.full(len(keys), space, np.uint16), 0, 1)
     table.remove(np.array([1], np.uint64), 0, 2)
     CheckpointStore(tmp_path / "checkpoints").save(
         Checkpoint(tables={"sparse": table.snapshot()}, dense={}, offsets={})
@@ -38,7 +43,8 @@ def test_rows_of_each_field_bytes_and_the_birthday_bound_are_said(state: Path) -
     said = {left.strip(): right.strip() for left, right in _rows(done.output)}
     assert said["rows"] == "3,999"
     assert said["of field user"] == "2,999"
-    assert said["of field item"] == "1,000"
+    assert said["of field item"] == "800"
+    assert said["of field item, its tower's"] == "200"
     assert said["tombstones"] == "1"
     assert float(said["the same with the index at its highest load"]) < 48
     assert said["chance that any two keys share their 64-bit hash, at most"] == f"{collision_bound(3999):.1e}"

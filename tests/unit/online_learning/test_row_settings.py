@@ -5,6 +5,7 @@ import pytest
 
 from online_learning.learner import table_settings
 from online_learning.models.fields import FieldEncoder
+from online_learning.models.scorers.two_tower import tower_space
 from online_learning.settings import LearningSettings, RowSettings
 from online_learning.table.settings import AdmissionPolicy, EvictionPolicy, FullPolicy
 
@@ -32,7 +33,8 @@ def test_what_the_settings_say_is_what_the_table_does() -> None:
     assert (admission.policy, admission.threshold, admission.counters) == (AdmissionPolicy.COUNT, 3, 1 << 12)
     (space,) = [space for space, name in FieldEncoder(settings.model).space_names().items() if name == "user"]
     assert table.eviction.policy is EvictionPolicy.TTL
-    assert (table.eviction.ttl_s, table.eviction.ttl_s_of_space) == (30 * DAY_S, {space: DAY_S})
+    assert table.eviction.ttl_s == 30 * DAY_S
+    assert table.eviction.ttl_s_of_space == {space: DAY_S, tower_space(space): DAY_S}
 
 
 def test_without_a_word_rows_stay_for_ever() -> None:
