@@ -102,11 +102,6 @@ class Producer:
         self._held_bytes = 0
         self._failure: BaseException | None = None
 
-    @property
-    def held_bytes(self) -> int:
-        """Bytes of the records that are not yet acknowledged."""
-        return self._held_bytes
-
     def send(
         self,
         topic: Topic,

@@ -16,8 +16,3 @@ def pack_version(epoch: int, sequence: int) -> int:
     if not 0 <= sequence <= MAX_SEQUENCE:
         raise ValueError(f"`sequence` == {sequence}, must be in [0, {MAX_SEQUENCE}]")
     return epoch << SEQUENCE_BITS | sequence
-
-
-def unpack_version(version: int) -> tuple[int, int]:
-    """(epoch, sequence) of a version."""
-    return version >> SEQUENCE_BITS, version & MAX_SEQUENCE
