@@ -99,6 +99,7 @@ class Join:
         self._window_ms = join.window_ms
         self._lateness_ms = join.lateness_ms
         self._horizon_ms = join.horizon_ms
+        self._joinable_ms = join.window_ms + join.horizon_ms
         self._future_ms = join.future_ms
         self._rate = join.negative_rate
         self._max_held = join.max_held
@@ -121,7 +122,7 @@ class Join:
         Raises Rejected where its time is in the future or too late to be joined; then nothing remembers it.
         """
         self.counts.impressions += 1
-        ts, user, progress = impression.ts, impression.user, self._progress
+        ts, user, progress, state = impression.ts, impression.user, self._progress, self._state
         # The broker's clock bounds what one host's fast clock can do to everybody's watermark.
         at = ts
         if ts > appended_at:
@@ -130,24 +131,24 @@ class Join:
                 self.counts.future_impressions += 1
                 raise in_future(ts, appended_at, self._future_ms)
         before = progress.impression_clock.record(at) - self._lateness_ms
-        if before > ts + self._window_ms + self._horizon_ms:
+        if before > ts + self._joinable_ms:
             self.counts.late_impressions += 1
             raise Rejected(Reason.TOO_LATE, "its window and horizon are over")
         key = pair(user, impression.request_id)
-        if self._state.held.get(key) is not None:
+        if state.held.get(key) is not None:
             self.counts.duplicate_impressions += 1
             return
         # Where older ones were evicted early, this one must still be met by who drops the next.
         bucket = max(bucket_of(ts + self._window_ms), progress.dropped)
         held = Held(HeldRecord(ts, before, bucket, raw), fresh=True)
-        self._state.held.put(key, held)
-        self._state.due_held.add(bucket, key)
+        state.held.put(key, held)
+        state.due_held.add(bucket, key)
         progress.held += 1
         if bucket < progress.closed:
             self._overdue[key] = None
         arm = impression.arms[0].arm if impression.arms else ""
         self._signals.shown([shown.item for shown in impression.items], arm, at)
-        self._state.users.of(user).add_impressions(len(impression.items), at)
+        state.users.of(user).add_impressions(len(impression.items), at)
         if progress.waiting:
             self._end_waits(key, held)
 
@@ -156,7 +157,8 @@ class Join:
         self.counts.actions += 1
         progress, state = self._progress, self._state
         # The intake's wall clock bounds what one producer's fast clock can do to everybody's watermark.
-        before = progress.action_clock.record(action.counted_at) - self._lateness_ms
+        at = action.counted_at
+        before = progress.action_clock.record(at) - self._lateness_ms
         if not self._first_time(identity(action.user, action.event_id), action.ts, before):
             self.counts.duplicate_actions += 1
             return
@@ -172,7 +174,7 @@ class Join:
                 user.add_action(action)
                 self._decide(key, held, impression, k, waiting)
                 return
-        waiting.user_features = user.used(action.counted_at) if user.version else None
+        waiting.user_features = user.used(at) if user.version else None
         user.add_action(action)
         if key is None or held is not None:
             self._organic(waiting)
@@ -289,7 +291,7 @@ class Join:
     def _slot(self, held: Held, impression: Opened, action: Action, before: int) -> int | None:
         """The index of the shown item that an action joins, if any."""
         record, item = held.record, action.item
-        last = record.ts + self._window_ms + self._horizon_ms
+        last = record.ts + self._joinable_ms
         if action.ts < record.behind or action.ts > last or before > last:
             return None
         for k, shown in enumerate(impression.items):

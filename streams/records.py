@@ -86,7 +86,7 @@ class Action(Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def counted_at(self) -> int:
         """The time (ms) that it moves clocks and counts to: its own, where that is not ahead of the intake's."""
-        return min(self.ts, self.received_at)
+        return self.ts if self.ts < self.received_at else self.received_at
 
 
 class Assignment(Struct, frozen=True, array_like=True, gc=False):
