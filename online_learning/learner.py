@@ -140,7 +140,7 @@ class OnlineLearner:
             return sound
         self._add_gradients(waiting)
         by_bag = by_field.reshape(-1, self._width)
-        touched = self.table.apply_pooled_gradients(slots, side.offsets, by_bag, now_ms, version, "mean")
+        touched = self.table.apply_pooled_gradients(slots, side.offsets, by_bag, version, "mean")
         self._pending += batch.rows
         if self._pending >= _EXAMPLES_PER_STEP:
             self._step(touched)

@@ -78,7 +78,7 @@ class TwoTowerLearner:
         offsets = np.concatenate([users.offsets, items.offsets[1:] + users.offsets[-1]])
         by_bag = np.concatenate([one.reshape(-1, self._width) for one in (by_user, by_item)])
         rate = self._settings.learning_rate
-        table.apply_pooled_gradients(slots, offsets, by_bag, now_ms, version, "mean", learning_rate=rate)
+        table.apply_pooled_gradients(slots, offsets, by_bag, version, "mean", learning_rate=rate)
         self._step(b, waiting)
         self._losses.append(loss)
         return loss

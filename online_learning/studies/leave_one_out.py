@@ -116,7 +116,7 @@ class Towers:
             slots = np.concatenate([self._user_slots[block], self._item_slots])
             rate = variant.rate * (1.0 - (epoch + number / len(blocks)) / variant.epochs)
             grads = np.concatenate([by_user, by_item])
-            self.table.apply_gradients(slots, grads, 0, pack_version(1, self._version), learning_rate=rate)
+            self.table.apply_gradients(slots, grads, pack_version(1, self._version), learning_rate=rate)
 
     def _drawn(self, epoch: int) -> None:
         """A pass over all ratings in random order, by the learner of the live trainer."""

@@ -110,8 +110,6 @@ def step_range(  # type: ignore[no-untyped-def]
     shares,
     rate,
     epsilon,
-    beta1,
-    beta2,
     one_less_beta1,
     one_less_beta2,
     adam_rate,
@@ -238,5 +236,5 @@ class Optimizer:
         if rule.kind is OptimizerKind.LAZY_ADAM:
             # Kingma, Ba 2015, section 2, the rearranged form, as torch.optim.SparseAdam computes it (in double).
             adam_rate = rate * math.sqrt(1 - rule.beta2**self.steps) / (1 - rule.beta1**self.steps)
-        constants = (rate, rule.epsilon, rule.beta1, rule.beta2, 1 - rule.beta1, 1 - rule.beta2, adam_rate)
+        constants = (rate, rule.epsilon, 1 - rule.beta1, 1 - rule.beta2, adam_rate)
         return tuple(np.float32(constant) for constant in constants)

@@ -192,14 +192,12 @@ class Table:
                 populate(array, used * width, rows * width, self._workers)
         self._ahead.prepared(rows)
 
-    def apply_gradients(
-        self, slots: Slots, grads: Floats, now_ms: int, version: int, learning_rate: float | None = None
-    ) -> Slots:
+    def apply_gradients(self, slots: Slots, grads: Floats, version: int, learning_rate: float | None = None) -> Slots:
         """One optimizer step on the rows of slots i64 [n] (-1 is passed over) with grads f32 [n, dim].
 
         Gradients of equal slots are summed, in batch order, before the one step of their row. Marks the rows
-        touched with `version` and returns their distinct slots. `now_ms` is the time of the step; sightings are
-        counted by find_or_insert. `learning_rate` overrides the settings' for this step.
+        touched with `version` and returns their distinct slots. `learning_rate` overrides the settings' for this step.
+        This is no sighting: those are noted by find_or_insert.
         """
         slots = as_slots(slots, self._directory.slots_used)
         grads = as_floats(grads, (len(slots), self.dim), "grads")
@@ -210,7 +208,6 @@ class Table:
         slots: Slots,
         offsets: NDArray[np.int64],
         grads: Floats,
-        now_ms: int,
         version: int,
         mode: Literal["sum", "mean"] = "sum",
         learning_rate: float | None = None,

@@ -29,7 +29,7 @@ def learn(table: Table, keys: np.ndarray, version: int) -> None:
     """Insert and move the rows of these keys."""
     for part in np.array_split(keys, max(1, len(keys) // 100_000)):
         slots = table.find_or_insert(part, np.zeros(len(part), np.uint16), version * 1000, version)
-        table.apply_gradients(slots, np.ones((len(part), DIM), np.float32), version * 1000, version)
+        table.apply_gradients(slots, np.ones((len(part), DIM), np.float32), version)
 
 
 class Costs:

@@ -59,7 +59,7 @@ def warm_up() -> None:
     slots = table.find(keys)
     table.lookup(keys)
     table.gather(slots)
-    table.apply_gradients(slots, np.zeros((len(slots), DIM), np.float32), 0, 2)
+    table.apply_gradients(slots, np.zeros((len(slots), DIM), np.float32), 2)
     for rule in (
         TableSettings(dim=DIM, eviction=EvictionSettings(policy=EvictionPolicy.TTL, ttl_s=1)),
         TableSettings(
@@ -344,7 +344,7 @@ def measure_steps(report: Report, keys: Keys, batch: int) -> None:
         weight = torch.nn.Parameter(torch.zeros(len(keys), DIM))
         optimizer = torch_optimizer(kind, weight)
 
-        ours = batch / seconds(partial(table.apply_gradients, slots, grads, 0, 2), repeats=20)
+        ours = batch / seconds(partial(table.apply_gradients, slots, grads, 2), repeats=20)
         peer = batch / seconds(
             partial(torch_step, weight, optimizer, torch.from_numpy(slots), torch.from_numpy(grads)), repeats=10
         )

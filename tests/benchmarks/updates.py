@@ -61,7 +61,7 @@ def replica(settings: ServingSettings, folder: Path) -> Iterator[Mirror]:
 def learn(table: Table, publisher: Publisher, keys: "np.ndarray[tuple[int], np.dtype[np.uint64]]") -> None:
     """One step on these keys."""
     slots = table.find_or_insert(keys, np.ones(len(keys), np.uint16), 0, publisher.version)
-    table.apply_gradients(slots, np.full((len(keys), DIM), 0.01, np.float32), 0, publisher.version)
+    table.apply_gradients(slots, np.full((len(keys), DIM), 0.01, np.float32), publisher.version)
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -63,11 +63,11 @@ def step(table: Table, n: int, version: int) -> None:
     rng = np.random.default_rng(n)
     named = rng.integers(1, KEYS, 40).astype(np.uint64)
     slots = table.find_or_insert(named, np.ones(40, np.uint16), n, version)
-    table.apply_gradients(slots, rng.normal(size=(40, DIM)).astype(np.float32), n, version)
+    table.apply_gradients(slots, rng.normal(size=(40, DIM)).astype(np.float32), version)
     if n % 3 == 0:
         table.remove(np.unique(rng.integers(1, KEYS, 10)).astype(np.uint64), n, version)
     marker = table.find_or_insert(np.array([MARKER], np.uint64), np.ones(1, np.uint16), n, version)
-    table.apply_gradients(marker, table.gather(marker) - np.float32(n + 1), n, version)
+    table.apply_gradients(marker, table.gather(marker) - np.float32(n + 1), version)
 
 
 def reference(steps: int) -> Table:

@@ -52,7 +52,7 @@ def change(table: Table, publisher: Publisher, first: int, n: int, seed: int) ->
     keys = np.arange(first, first + n, dtype=np.uint64)
     slots = table.find_or_insert(keys, np.full(n, 3, np.uint16), 0, publisher.version)
     grads = np.random.default_rng(seed).normal(size=(n, DIM)).astype(np.float32)
-    table.apply_gradients(slots, grads, 0, publisher.version)
+    table.apply_gradients(slots, grads, publisher.version)
 
 
 def publish_all(table: Table, publisher: Publisher, learned: dict[int, int]) -> None:

@@ -65,7 +65,7 @@ class Embeddings:
         features = torch.from_numpy(batch.features[:count, :width])
         return Inputs(features, of_sessions, of_articles, torch.from_numpy(absent)), Taken(articles, pooled, offsets)
 
-    def learn(self, taken: Taken, inputs: Inputs, now_ms: int, version: int) -> None:
+    def learn(self, taken: Taken, inputs: Inputs, version: int) -> None:
         """One step of the table on the gradients that a mean loss over the batch left in the inputs.
 
         They are summed over the batch, not averaged: a row is in few of its clicks.
@@ -76,7 +76,7 @@ class Embeddings:
         pooled[:, 1:] = of_sessions.reshape(len(pooled), -1)
         spread = self.table.spread_gradients(taken.pooled, taken.offsets, pooled, "mean")
         grads = np.concatenate([of_articles.reshape(-1, self.table.dim), spread]) * np.float32(count)
-        self.table.apply_gradients(np.concatenate([taken.articles, taken.pooled]), grads, now_ms, version)
+        self.table.apply_gradients(np.concatenate([taken.articles, taken.pooled]), grads, version)
 
     def _find(self, numbers: Ints, space: int) -> Ints:
         within = np.minimum(numbers, len(self._slots) - 1)

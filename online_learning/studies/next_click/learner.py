@@ -93,7 +93,7 @@ class NextClickLearner:
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
-        self.embeddings.learn(taken, inputs, now_ms, self.version)
+        self.embeddings.learn(taken, inputs, self.version)
 
     def _make_room(self) -> None:
         known = self.known

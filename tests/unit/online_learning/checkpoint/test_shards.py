@@ -26,7 +26,7 @@ def learned(steps: list[tuple[list[int], list[int]]], shard: int = 0, shards: in
         grads = rng.normal(size=(len(keys), 3)).astype(np.float32)
         mine = shard_of(keys, shards) == shard
         slots = table.find_or_insert(keys[mine], np.zeros(mine.sum(), np.uint16), number * 1000, number)
-        table.apply_gradients(slots, grads[mine], 0, number)
+        table.apply_gradients(slots, grads[mine], number)
         dead = np.array(gone, np.uint64)
         table.remove(dead[shard_of(dead, shards) == shard], number * 1000, number)
     return table
@@ -67,7 +67,7 @@ def test_any_number_of_shards_restored_into_any_other_is_the_same_table(
     whole.optimizer.steps = max(part.optimizer.steps for part in parts)
     for k, part in enumerate([*parts, whole]):
         mine = shard_of(keys, reads) == k if part is not whole else np.ones(60, bool)
-        part.apply_gradients(part.find(keys[mine]), grads[mine], 0, 99)
+        part.apply_gradients(part.find(keys[mine]), grads[mine], 99)
     assert sum(part.digest() for part in parts) % MODULUS == whole.digest()
 
 

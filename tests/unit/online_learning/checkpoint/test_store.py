@@ -43,7 +43,7 @@ class Trainer:
         # After the first step little changes, so that increments stay lighter than their base.
         keys = rng.integers(1, 3000, 2000 if self.step == 1 else 40).astype(np.uint64)
         slots = self.table.find_or_insert(keys, np.zeros(len(keys), np.uint16), self.step * 1000, self.step)
-        self.table.apply_gradients(slots, rng.normal(size=(len(keys), 4)).astype(np.float32), 0, self.step)
+        self.table.apply_gradients(slots, rng.normal(size=(len(keys), 4)).astype(np.float32), self.step)
         self.table.remove(keys[:5], 0, self.step)
 
     def checkpoint(self) -> Checkpoint:

@@ -53,7 +53,7 @@ def test_rows_move_as_under_torchs_dense_optimizer(kind: OptimizerKind, seed: in
         # Both leave untouched rows as they are: their gradient is zero there.
         twin.grad = dense_gradient(rows, grads)
         optimizer.step()
-        table.apply_gradients(slots[rows], grads, 0, 2)
+        table.apply_gradients(slots[rows], grads, 2)
         np.testing.assert_allclose(table.gather(slots), twin.detach().numpy(), atol=1e-6, rtol=1e-6)
 
 
@@ -67,7 +67,7 @@ def test_lazy_adam_moves_rows_as_torchs_sparse_adam(seed: int, steps: int, rate:
             torch.tensor(rows)[None], torch.tensor(grads), (ROWS, DIM), check_invariants=True
         )
         optimizer.step()
-        table.apply_gradients(slots[rows], grads, 0, 2)
+        table.apply_gradients(slots[rows], grads, 2)
         np.testing.assert_allclose(table.gather(slots), twin.detach().numpy(), atol=1e-6, rtol=1e-6)
 
 
@@ -80,7 +80,7 @@ def test_rowwise_adagrad_divides_by_the_root_of_the_summed_mean_square(seed: int
         grad = dense_gradient(rows, grads)
         accumulator += (grad * grad).mean(dim=1, keepdim=True)
         weights -= 0.05 * grad / (accumulator.sqrt() + 1e-8)
-        table.apply_gradients(slots[rows], grads, 0, 2)
+        table.apply_gradients(slots[rows], grads, 2)
         np.testing.assert_allclose(table.gather(slots), weights.numpy(), atol=1e-6, rtol=1e-6)
 
 
@@ -94,7 +94,7 @@ def test_the_number_of_threads_does_not_change_a_bit(kind: OptimizerKind) -> Non
         table = Table(TableSettings(dim=4, threads=threads, optimizer=OptimizerSettings(kind=kind)), 1)
         slots = table.find_or_insert(keys, np.zeros(len(keys), np.uint16), 0, 1)
         for step in range(3):
-            table.apply_gradients(slots, grads, 0, 2 + step)
+            table.apply_gradients(slots, grads, 2 + step)
         digests.add(table.digest())
     assert len(digests) == 1
 
@@ -105,7 +105,7 @@ def test_a_slot_without_a_row_is_refused_and_nothing_moves() -> None:
     before = table.digest()
     for wrong in (slots[2], ROWS, -2):
         with pytest.raises(ValueError, match="slots"):
-            table.apply_gradients(np.array([0, wrong]), np.ones((2, DIM), np.float32), 0, 3)
+            table.apply_gradients(np.array([0, wrong]), np.ones((2, DIM), np.float32), 3)
     assert table.digest() == before
 
 
@@ -115,5 +115,5 @@ def test_a_gradient_of_zero_divides_nothing_by_it() -> None:
     for kind in OptimizerKind:
         table = Table(TableSettings(dim=2, optimizer=OptimizerSettings(kind=kind)))
         slots = table.find_or_insert(np.array([1], np.uint64), np.zeros(1, np.uint16), 0, 1)
-        table.apply_gradients(slots, np.array([[0, 1]], np.float32), 0, 1)
+        table.apply_gradients(slots, np.array([[0, 1]], np.float32), 1)
         assert np.isfinite(table.gather(slots)).all()

@@ -113,7 +113,7 @@ def test_an_unadmitted_key_gathers_zeros_and_its_slot_says_so() -> None:
     slots = insert(table, keys_of(1))
     assert slots.tolist() == [-1]
     assert not table.gather(slots).any()
-    assert len(table.apply_gradients(slots, np.ones((1, 3), np.float32), 0, 2)) == 0
+    assert len(table.apply_gradients(slots, np.ones((1, 3), np.float32), 2)) == 0
 
 
 # ---- eviction
@@ -243,7 +243,7 @@ def test_a_table_out_of_memory_says_so_and_keeps_its_rows(monkeypatch: pytest.Mo
 def test_what_a_table_out_of_memory_took_before_it_said_so_begins_as_any_row(monkeypatch: pytest.MonkeyPatch) -> None:
     table, roomy = small(monkeypatch), Table(TableSettings(dim=2, max_rows=10_000), 1)
     old, new = np.arange(1, 5001, dtype=np.uint64), np.arange(4990, 6000, dtype=np.uint64)
-    table.apply_gradients(insert(table, old), np.ones((5000, 2), np.float32), 0, 1)
+    table.apply_gradients(insert(table, old), np.ones((5000, 2), np.float32), 1)
     # Of these some come back, and some new ones get their slots.
     table.remove(old[-20:], 0, 2)
     with pytest.raises(TableFull):
@@ -363,7 +363,7 @@ def test_a_row_that_comes_back_starts_anew() -> None:
     table = Table(TableSettings(dim=2))
     slots = insert(table, keys_of(1))
     first = table.gather(slots)
-    table.apply_gradients(slots, np.ones((1, 2), np.float32), 0, 2)
+    table.apply_gradients(slots, np.ones((1, 2), np.float32), 2)
     table.remove(keys_of(1), 0, 3)
     again = insert(table, keys_of(1), version=4)
     assert np.array_equal(table.gather(again), first)

@@ -147,8 +147,8 @@ def test_pooled_gradients_step_rows_as_spread_ones_do_byte_for_byte(kind: Optimi
         assert np.array_equal(slots, pooled.find_or_insert(keys, spaces_of(keys), 0, version))
         slots[::7] = -1
         by_key = spread.spread_gradients(slots, offsets, grads, mode)  # type: ignore[arg-type]
-        touched = spread.apply_gradients(slots, by_key, 0, version)
-        again = pooled.apply_pooled_gradients(slots, offsets, grads, 0, version, mode)  # type: ignore[arg-type]
+        touched = spread.apply_gradients(slots, by_key, version)
+        again = pooled.apply_pooled_gradients(slots, offsets, grads, version, mode)  # type: ignore[arg-type]
         assert np.array_equal(touched, again)
         assert spread.digest() == pooled.digest()
 
@@ -157,7 +157,7 @@ def test_slots_outside_all_bags_take_no_step() -> None:
     table = Table(TableSettings(dim=2))
     keys = np.arange(1, 5, dtype=np.uint64)
     slots = table.find_or_insert(keys, spaces_of(keys), 0, 1)
-    touched = table.apply_pooled_gradients(slots, np.array([1, 3]), np.ones((1, 2), np.float32), 0, 2)
+    touched = table.apply_pooled_gradients(slots, np.array([1, 3]), np.ones((1, 2), np.float32), 2)
     assert np.array_equal(touched, slots[1:3])
 
 

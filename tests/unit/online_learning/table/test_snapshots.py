@@ -17,7 +17,7 @@ changes = st.lists(st.tuples(keys, keys, st.booleans()), min_size=1, max_size=8)
 def changed(table: Table, seen: list[int], removed: list[int], version: int, forget: bool) -> None:
     """Insert and move some rows, remove some, and perhaps forget the tombstones that are settled."""
     slots = table.find_or_insert(np.array(seen, np.uint64), np.ones(len(seen), np.uint16), 0, version)
-    table.apply_gradients(slots, np.full((len(seen), 2), version, np.float32), 0, version)
+    table.apply_gradients(slots, np.full((len(seen), 2), version, np.float32), version)
     table.remove(np.array(removed, np.uint64), 0, version)
     table.confirm(table.take_touched(), version)
     if forget:

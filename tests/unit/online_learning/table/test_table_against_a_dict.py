@@ -74,7 +74,7 @@ class TableMachine(RuleBasedStateMachine):
         slots = self._insert(keys)
         self.version += 1
         grads = np.array([[data.draw(st.integers(-4, 4)) for _ in range(DIM)] for _ in keys], dtype=np.float32)
-        distinct = self.table.apply_gradients(slots, grads, self.now_ms, self.version)
+        distinct = self.table.apply_gradients(slots, grads, self.version)
         assert len(distinct) == len(set(keys))
         for key in set(keys):
             # Halves of small integers: sums are exact in f32, in any order.

@@ -10,7 +10,7 @@ KEY = np.array([7], np.uint64)
 
 def learn(table: Table, version: int) -> None:
     slots = table.find_or_insert(KEY, np.zeros(1, np.uint16), 0, version)
-    table.apply_gradients(slots, np.ones((1, 2), np.float32), 0, version)
+    table.apply_gradients(slots, np.ones((1, 2), np.float32), version)
 
 
 def test_an_old_acknowledgement_does_not_settle_a_newer_state_in_flight() -> None:
@@ -59,7 +59,7 @@ def test_no_key_starves_when_little_is_taken_at_a_time() -> None:
         part = table.take_touched(100)
         taken |= set(part.tolist())
         table.confirm(part, version)
-        table.apply_gradients(slots[:50], np.ones((50, 2), np.float32), 0, version)
+        table.apply_gradients(slots[:50], np.ones((50, 2), np.float32), version)
     assert len(taken) >= 950
 
 

@@ -29,7 +29,7 @@ def change(table: Table, first: int, n: int, version: int) -> np.ndarray:
     # Also beyond what fp16 can hold.
     grads = np.random.default_rng(version).normal(size=(n, DIM)).astype(np.float32)
     grads[0] = 1e8
-    table.apply_gradients(slots, grads, 0, version, learning_rate=0.05 if version % 2 else 1e5)
+    table.apply_gradients(slots, grads, version, learning_rate=0.05 if version % 2 else 1e5)
     return keys
 
 
