@@ -82,7 +82,7 @@ class Campaign:
         checkpoint = settle(arena, mirror)
         examples = compare.read_examples(arena)
         self._checks += [
-            compare.rows(checkpoint, mirror),
+            compare.rows(checkpoint, mirror, arena.settings.learning.trainer.row_encoding),
             compare.dense(checkpoint, mirror),
             compare.deleted(arena, checkpoint, mirror, load.erased),
             compare.learned(arena, checkpoint, examples),

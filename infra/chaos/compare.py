@@ -16,6 +16,7 @@ from online_learning.models.fields import FieldEncoder
 from online_learning.models.scorers.two_tower import tower_keys
 from online_learning.state import dense_parameters, meta_of
 from online_learning.table.digest import digest_rows
+from online_learning.updates.frames import RowEncoding, as_sent
 from serving.shared.mirror import Mirror
 from streams.logs import ends_of, raw_records, read_all, read_list, read_stamped
 from streams.records import Example, LabelState
@@ -49,22 +50,23 @@ def endings(said: str) -> Check:
     return Check("no process ended by itself", f"{killed} kills", "\n".join(wrong))
 
 
-def rows(checkpoint: Checkpoint, mirror: Mirror) -> Check:
-    """Every row of the replica is the trainer's, byte for byte."""
+def rows(checkpoint: Checkpoint, mirror: Mirror, encoding: RowEncoding) -> Check:
+    """Every row of the replica is the trainer's, byte for byte, as rows travel in this encoding."""
     arrays = checkpoint.tables[TABLE].arrays
     keys = np.asarray(arrays["keys"], np.uint64)
-    wanted = digest_rows(keys, np.asarray(arrays["values"], np.float32))
+    sent = as_sent(np.asarray(arrays["values"], np.float32), encoding)
+    wanted = digest_rows(keys, sent)
     found = mirror.table.digest()
     compared = f"{len(keys)} rows, digest {wanted:016x}"
     if found == wanted:
         return Check("replica rows equal the trainer's", compared)
     theirs, values = mirror.table.export()
-    return Check("replica rows equal the trainer's", compared, _differ(keys, arrays["values"], theirs, values))
+    return Check("replica rows equal the trainer's", compared, _differ(keys, sent, theirs, values))
 
 
 def _differ(keys: NDArray[Any], values: NDArray[Any], theirs: NDArray[Any], their_values: NDArray[Any]) -> str:
     """Which rows differ, for whoever looks for the reason."""
-    mine = {int(key): row.tobytes() for key, row in zip(keys, values.astype(np.float32), strict=True)}
+    mine = {int(key): row.tobytes() for key, row in zip(keys, values, strict=True)}
     other = {int(key): row.tobytes() for key, row in zip(theirs, their_values, strict=True)}
     missing, extra = mine.keys() - other.keys(), other.keys() - mine.keys()
     changed = [key for key in mine.keys() & other.keys() if mine[key] != other[key]]
