@@ -4,8 +4,9 @@ First the files, if any, in their order; then the topic `examples`, from where t
 end that it had when the backfill got there. The checkpoint's offsets are where it stopped, so the live trainer begins
 with the very next example. Nothing is published: of this history the update log learns by the live trainer's epoch.
 
-Like the live trainer it keeps itself every `checkpoint_interval_s`: a killed backfill, started again, goes on from its
-newest checkpoint, and learns each example once as rows and offsets count them.
+Like the live trainer it lets rows go, but by the time of the events, and keeps itself every `checkpoint_interval_s`: a
+killed backfill, started again, goes on from its newest checkpoint, and learns each example once as rows and offsets
+count them.
 
 How well the history was predicted is kept as sums since its start, of which the live trainer's health speaks; so are
 the alarms that still stand at its end. Windows of progressive validation and alarms that began are dropped: their
@@ -34,6 +35,8 @@ from online_learning.learners import Learners
 from online_learning.settings import LearningSettings
 from online_learning.state import Backfilled
 from online_learning.stored_examples import Place, stored_examples
+from online_learning.table.eviction import AT_ONCE
+from online_learning.table.settings import EvictionPolicy
 from online_learning.table.table import Table
 from online_learning.table.version import pack_version
 from online_learning.updates.position import LogPosition
@@ -97,6 +100,7 @@ class Backfill:
         self._publisher = _Unpublished(self._learners.online.table)
         self._before = sum(self._learners.counters.examples.values()) + self._state.rows
         self._keep_due_s = time.monotonic() + settings.trainer.checkpoint_interval_s
+        self._evict_due_ms = 0
 
     def run(self, tell: Callable[[BackfillReport], None] = lambda report: None) -> BackfillReport:
         """Learns until the end, or until `stop` is set; either way all that was learned is kept. `tell` hears of it
@@ -105,6 +109,7 @@ class Backfill:
         try:
             for examples in self._batches():
                 self._learn(examples)
+                self._evict()
                 now_s = time.monotonic()
                 if now_s >= self._keep_due_s:
                     self._keep_due_s = now_s + self._settings.trainer.checkpoint_interval_s
@@ -214,11 +219,21 @@ class Backfill:
         self._learners.progressive.drop_closed()
         self._learners.drift.take_begun()
 
+    def _evict(self) -> None:
+        """Removes what the live trainer would have by now, by the events' clock: a history of months takes minutes."""
+        rows, now_ms = self._settings.rows, self._learners.clock_ms
+        if rows.eviction is not EvictionPolicy.NONE and now_ms >= self._evict_due_ms:
+            gone = self._learners.evict(_VERSION)
+            # A call may leave some, as the trainer's.
+            self._evict_due_ms = now_ms + (0 if gone >= AT_ONCE else round(1e3 * rows.evict_interval_s))
+
     def _keep(self, *, wait: bool = False) -> None:
         for user in self._feed.follow_catalogue():
             self._learners.forget_user(user, _VERSION)
         self._publisher.poll()
         self._keeper.save(self._learners, self._publisher, self._positions(), wait=wait, backfill=self._state)
+        # Nobody is to hear of what went: once a snapshot holds that, it need not be known any more.
+        self._learners.online.table.forget_tombstones(_VERSION + 1)
 
     def _positions(self) -> Positions:
         # Before the cut-over, the live trainer's place on the topic is not known yet.

@@ -18,9 +18,10 @@ from online_learning.backfill import Backfill, BackfillError, BackfillReport, ru
 from online_learning.checkpoint.checkpoint import Checkpoint, CheckpointError
 from online_learning.checkpoint.store import CheckpointStore
 from online_learning.learner import table_settings
-from online_learning.settings import LearningSettings
+from online_learning.settings import LearningSettings, RowSettings
 from online_learning.state import dense_parameters, meta_of
 from online_learning.stored_examples import BadExamples, stored_examples
+from online_learning.table.settings import EvictionPolicy
 from online_learning.table.table import Table
 from online_learning.updates.position import TABLE
 from serving.evaluation import clickhouse, schema, tables
@@ -178,6 +179,21 @@ def test_a_backfill_holds_no_windows_of_its_history_and_keeps_their_sums(world: 
     kept = progressive.state()
     assert {(tally.window, tally.n < 10) for *_, tally in kept.tallies} == {(0, True)}
     assert {tally.n for _, task, tally in kept.totals if task == "click"} == {world.sent}
+
+
+def test_a_backfill_lets_rows_go_by_the_events_time_and_remembers_no_removal(world: World) -> None:
+    rows = RowSettings(max_rows=20, eviction=EvictionPolicy.LRU, evict_interval_s=0.001)
+    settings = msgspec.structs.replace(world.settings("kept", checkpoint_interval_s=0.05), rows=rows)
+    backfill = Backfill(settings, (), threading.Event())
+    report = backfill.run()
+    table = backfill._learners.online.table
+    evicted, remembered = table.gone
+    assert report.learned == world.sent
+    assert evicted > 20
+    assert report.rows < 40
+    assert remembered == 0
+    restored = Table.restore(table_settings(settings), newest(world.folder / "kept").tables[TABLE])
+    assert restored.digest() == table.digest()
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl"])
