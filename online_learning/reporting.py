@@ -15,16 +15,18 @@ _PROCESS: Final = "trainer"
 _REFUSED_MS: Final = 60_000
 
 
-def health_values(learners: Learners, now_ms: int, not_kept: str = "") -> dict[str, Value]:
+def health_values(learners: Learners, settings: LearningSettings, now_ms: int, not_kept: str = "") -> dict[str, Value]:
     """`alarm` (what is wrong now, in words, or ""), `drift_TASK` (ms at which the online learner's newest drift began,
-    0 for never), `calibration_TASK_LEARNER`, `refused`, `refused_steps`, `sampled`, `retrieval_loss`
-    and `retrieval_refused` (of the towers) and the sizes of `LearningHealth`. `not_kept`: see `alarm_text`."""
+    0 for never), `calibration_TASK_LEARNER`, `learning_rate_PART`, `refused`, `refused_steps`,
+    `sampled`, `retrieval_loss` and `retrieval_refused` (of the towers) and the sizes of `LearningHealth`. `not_kept`:
+    see `alarm_text`."""
     values: dict[str, Value] = {"alarm": alarm_text(learners, now_ms, not_kept), "refused": learners.counters.refused}
     values["refused_steps"] = learners.online.health.refused_steps
     for task in learners.tasks:
         values[f"drift_{task}"] = learners.drift.last_ms(learners.online.name, task)
     for (learner, task), ratio in learners.calibration.ratios().items():
         values[f"calibration_{task}_{learner}"] = round(ratio, 4)
+    values |= {f"learning_rate_{part}": rate for part, rate in _learning_rates(learners, settings).items()}
     values["sampled"] = learners.counters.sampled
     figures = {**_retrieval(learners), **learners.online.health.figures()}
     return values | {name: round(value, 5) for name, value in figures.items()}
@@ -80,15 +82,18 @@ def metrics(learners: Learners, settings: LearningSettings, now_ms: int) -> list
         Metric(process=_PROCESS, name="calibration", ts=now_ms, value=ratio, labels={"task": task, "learner": learner})
         for (learner, task), ratio in learners.calibration.ratios().items()
     ]
-    rates = {"rows": settings.sparse_learning_rate, "network": settings.model.dense_learning_rate}
-    if learners.online.towers is not None:
-        rates["towers"] = settings.retrieval.learning_rate
-    for part, rate in rates.items():
+    for part, rate in _learning_rates(learners, settings).items():
         found.append(Metric(process=_PROCESS, name="learning_rate", ts=now_ms, value=rate, labels={"part": part}))
     counters = learners.counters
     share = counters.refused / max(counters.learned + counters.refused, 1)
     figures = {"refused_share": share, **_retrieval(learners), **learners.online.health.figures()}
     return found + [Metric(process=_PROCESS, name=name, ts=now_ms, value=value) for name, value in figures.items()]
+
+
+def _learning_rates(learners: Learners, settings: LearningSettings) -> dict[str, float]:
+    """By what is learned: rows, network and, where there are some, the towers' rows."""
+    rates = {"rows": settings.sparse_learning_rate, "network": settings.model.dense_learning_rate}
+    return rates if learners.online.towers is None else rates | {"towers": settings.retrieval.learning_rate}
 
 
 def _retrieval(learners: Learners) -> dict[str, float]:

@@ -200,7 +200,7 @@ class Trainer:
         self._keeper.cut(self._learners.online.table)
 
     def _figures(self) -> dict[str, Value]:
-        counters, (items, users) = self._learners.counters, self._catalogue.sizes
+        counters, table, (items, users) = self._learners.counters, self._learners.online.table, self._catalogue.sizes
         return dict(
             examples=sum(counters.examples.values()),
             learned=counters.learned,
@@ -210,8 +210,9 @@ class Trainer:
             late_predictions=counters.late_predictions,
             unreadable=self._feed.unreadable,
             lag=self._feed.examples.lag(),
-            rows=len(self._learners.online.table),
-            **dict(zip(("evicted", "tombstones"), self._learners.online.table.gone, strict=True)),
+            rows=len(table),
+            **dict(zip(("evicted", "tombstones"), table.gone, strict=True)),
+            **dict(zip(("unadmitted", "rows_refused"), table.turned_away, strict=True)),
             items=items,
             users=users,
             epoch=self._epoch,
@@ -219,7 +220,7 @@ class Trainer:
             checkpoint=self._keeper.number,
             ack_ms=round(self.publisher.last_ack_ms, 2),
             **{name: round(value, 5) for name, value in self._learners.progressive.figures().items()},
-            **health_values(self._learners, _now_ms(), self._keeper.failure),
+            **health_values(self._learners, self._settings, _now_ms(), self._keeper.failure),
         )
 
 

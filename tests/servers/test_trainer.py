@@ -14,8 +14,9 @@ from online_learning.checkpoint.checkpoint import CheckpointError
 from online_learning.checkpoint.store import CheckpointStore
 from online_learning.models.registry import new_scorer
 from online_learning.models.values import VALUES
-from online_learning.settings import FieldSettings
+from online_learning.settings import FieldSettings, RowSettings
 from online_learning.state import dense_parameters, log_position, meta_of
+from online_learning.table.settings import AdmissionPolicy, FullPolicy
 from online_learning.trainer import Trainer
 from online_learning.updates.frames import array_of
 from streams import kafka
@@ -83,7 +84,8 @@ def test_it_learns_publishes_validates_and_keeps(settings: KafkaSettings, produc
     sizes = {"gradient_norm", "step_norm", "embedding_norm_mean", "embedding_norm_p99"}
     assert {one.name for one in said if one.value > 0} >= {*sizes, "learning_rate"}
     assert {*sizes, "calibration_click_online", "alarm", "drift_click"} <= values.keys()
-    assert values["refused"] == values["refused_steps"] == 0
+    assert values["learning_rate_rows"] == learning.sparse_learning_rate
+    assert values["refused"] == values["refused_steps"] == values["unadmitted"] == values["rows_refused"] == 0
 
     checkpoint = CheckpointStore(tmp_path).load_newest()
     assert checkpoint is not None
@@ -146,6 +148,16 @@ def test_values_are_learned_validated_and_published_and_go_on_after_a_restart(
     binary = msgspec.structs.replace(learning, tasks=(*TASKS, TaskSettings(name="dwell")))
     with pytest.raises(CheckpointError, match="value tasks"), trainer_in_thread(binary):
         pass
+
+
+def test_who_is_turned_away_by_the_table_is_said(settings: KafkaSettings, producer: kafka.Producer, tmp_path: Path):
+    rows = RowSettings(max_rows=20, full=FullPolicy.REFUSE, admission=AdmissionPolicy.COUNT)
+    learning = msgspec.structs.replace(learning_settings(settings, tmp_path), rows=rows)
+    with trainer_in_thread(learning) as health:
+        sent = send_requests(producer, 0, 40)
+        wait_until(lambda: health.values["learned"] == sent, 60, "all is learned")
+    assert health.values["rows"] == 20
+    assert int(health.values["unadmitted"]) > 0 and int(health.values["rows_refused"]) > 0
 
 
 def test_a_checkpoint_is_not_kept_before_the_validation_of_its_examples_has_arrived(

@@ -150,11 +150,11 @@ def test_a_batch_whose_loss_is_not_finite_moves_nothing():
 
 def test_what_the_towers_lose_is_said_where_there_are_towers():
     these, plain = world.learners(with_towers()), world.learners()
-    assert "retrieval_loss" not in health_values(these, 0)
+    assert "retrieval_loss" not in health_values(these, with_towers(), 0)
     for one in (these, plain):
         world.learn(one, world.example(0, 0, 1.0), world.example(1, 2, 1.0))
-    assert health_values(these, 0)["retrieval_loss"] > 0
-    assert health_values(these, 0)["retrieval_refused"] == 0
-    assert "retrieval_loss" not in health_values(plain, 0)
+    assert health_values(these, with_towers(), 0)["retrieval_loss"] > 0
+    assert health_values(these, with_towers(), 0)["retrieval_refused"] == 0
+    assert "retrieval_loss" not in health_values(plain, world.SETTINGS, 0)
     told = {(metric.name, metric.labels.get("part", "")) for metric in metrics(these, with_towers(), 0)}
     assert {("retrieval_loss", ""), ("learning_rate", "towers")} <= told

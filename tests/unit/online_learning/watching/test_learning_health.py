@@ -117,7 +117,7 @@ def test_refused_examples_are_counted_said_and_spoil_no_learner():
     for number in range(1, 30):
         these.see([impression(number)], NOW)
         these.learn([example(number, 0, 1.0), example(number, 1, 0.0)], 1_000, pack_version(1, number))
-    assert health_values(these, 1_000)["alarm"] == ""
+    assert health_values(these, SETTINGS, 1_000)["alarm"] == ""
     bad = example(99, 0, 0.0, negative_rate=float("nan"))
     these.learn([bad, example(50, 0, 1.0)], 2_000, pack_version(1, 50))
     assert (these.counters.refused, these.counters.learned) == (1, 59)
@@ -131,6 +131,14 @@ def test_refused_examples_are_counted_said_and_spoil_no_learner():
     assert np.isfinite(these.predictions.probabilities(newest)).all()
 
 
+def test_the_learning_rates_are_said_in_health_as_on_the_metrics_topic():
+    these = learners()
+    said = {m.labels["part"]: m.value for m in metrics(these, SETTINGS, 0) if m.name == "learning_rate"}
+    assert said == {"rows": SETTINGS.sparse_learning_rate, "network": SETTINGS.model.dense_learning_rate}
+    values = health_values(these, SETTINGS, 0)
+    assert {part: values[f"learning_rate_{part}"] for part in said} == said
+
+
 def test_a_drift_is_said_in_health_and_on_the_metrics_topic():
     these, random = learners(), np.random.default_rng(0)
     said = np.full((4_000, 3, 2), 0.1, dtype=np.float32)
@@ -138,7 +146,7 @@ def test_a_drift_is_said_in_health_and_on_the_metrics_topic():
     labels[:, 0] = random.random(4_000) < np.where(np.arange(4_000) < 3_000, 0.1, 0.4)
     for start in range(0, 4_000, 50):
         these.drift.add(said[start : start + 50], labels[start : start + 50], start)
-    values = health_values(these, 4_000)
+    values = health_values(these, SETTINGS, 4_000)
     assert "click: the log loss of online went up from" in values["alarm"]
     assert "(of river and popularity too)" in values["alarm"]
     assert 3_000 <= values["drift_click"] < 4_000
