@@ -97,7 +97,8 @@ class Learners:
                 name = f"{seen.request_id}/{shown.position}"
                 if name in self.predictions:
                     continue
-                entry = self.predictions.put(name, said[row], seen.ts, self._awaited_ms)
+                # A serving host's fast clock must not have it remembered for longer than others.
+                entry = self.predictions.put(name, said[row], min(seen.ts, now_ms), self._awaited_ms)
                 if entry is not None and fakes and negative_kept(name, self._join.negative_rate):
                     entries.append(entry)
                     rows.append(row)
@@ -215,12 +216,13 @@ class Learners:
     def _awaited_ms(self) -> int:
         """The time (ms) from which on the examples of what was shown may still come: those of a window's end come a
         window later and more."""
-        return self.clock_ms - int(2e3 * self._join.window_s)
+        return self.clock_ms - 2 * self._join.window_ms
 
     def _is_open(self, seen: Impression, now_ms: int) -> bool:
-        """Whether the items of an impression may be learned as negatives now: its window has not ended by the examples'
-        clock, so that these are still to come."""
-        return self._fakes and seen.ts > (self.clock_ms or now_ms) - 1e3 * self._join.window_s
+        """Whether the items of an impression may be learned as negatives now: the join takes it, and its window has not
+        ended by the examples' clock, so that these are still to come."""
+        begun = (self.clock_ms or now_ms) - self._join.window_ms
+        return self._fakes and begun < seen.ts <= now_ms + self._join.future_ms
 
     def _learn_negatives(self, batch: Batch, entries: Sequence[Remembered], version: int) -> None:
         """Learns rows as fake negatives, and notes that in what is remembered of them."""

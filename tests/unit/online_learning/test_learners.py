@@ -179,6 +179,21 @@ def test_a_new_model_leaves_to_the_join_what_was_shown_long_ago():
     assert these.waiting
 
 
+def test_of_a_host_whose_clock_is_fast_nothing_is_learned_that_the_join_refuses_nor_kept_for_longer():
+    trainer = msgspec.structs.replace(SETTINGS.trainer, remembered_examples=4)
+    these = learners(msgspec.structs.replace(SETTINGS, trainer=trainer))
+    latest = NOW + SETTINGS.join.future_ms
+    these.see([msgspec.structs.replace(impression(1), ts=latest + 1)], NOW)
+    assert not these.waiting
+    these.see([msgspec.structs.replace(impression(2), ts=latest)], NOW)
+    these.learn_rest(pack_version(1, 1))
+    assert these.counters.fake_negatives == 4
+    later = NOW + 2 * SETTINGS.join.window_ms
+    learn(these, example(9, 0, 1.0, ts=later, organic=True), step=later)
+    these.see([msgspec.structs.replace(impression(3), ts=later)], later)
+    assert [name for name, _ in these.predictions.items()] == [f"r3/{k}" for k in range(4)]
+
+
 def test_fake_negatives_can_be_left_out():
     trainer = msgspec.structs.replace(SETTINGS.trainer, fake_negatives=False)
     these = learners(msgspec.structs.replace(SETTINGS, trainer=trainer))
