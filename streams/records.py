@@ -343,8 +343,9 @@ class Validation(Struct, frozen=True, kw_only=True, omit_defaults=True, tag_fiel
     """A window of progressive validation that merges with others. Topic `metrics`, keyed by process, JSON.
 
     `window` numbers the window within (learner, task, scene) from the start of the log: a window published again after
-    a restart has the same number and replaces the first. `bins_positive` and `bins_negative` count the predictions of
-    each class per bin of predicted logit, so that AUC can be had over any set of windows. `n` predictions stand for
+    a restart has the same number and replaces the first, and what older epochs published from a newer one's first
+    window on is void. `bins_positive` and `bins_negative` count the predictions of each class per bin of predicted
+    logit, so that AUC can be had over any set of windows. `n` predictions stand for
     `weight_sum` items shown (0: of a writer that did not weigh, each for itself), as of the negatives only a share may
     be kept; `log_loss_sum` and `prediction_sum` are weighted by that.
 
