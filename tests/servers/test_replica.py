@@ -24,6 +24,7 @@ from streams.health import Health
 from streams.kafka import producer
 from streams.records import Experiment, FeatureRow, Item
 from streams.topics import EXPERIMENTS, FEATURES, ITEMS
+from tests.emptied import emptied
 from tests.stacks import RunningStack, wait_until
 from tests.threads import in_thread
 
@@ -162,6 +163,27 @@ def test_everything_that_serving_reads_arrives_and_follows_changes(settings: Ser
             assert not mirror.catalogue.available[mirror.catalogue.index["i6"]]
             available = {mirror.catalogue.ids[k] for k in np.flatnonzero(mirror.catalogue.available)}
             assert available == {f"i{k}" for k in range(30)} - {"i5", "i6"}
+
+
+def test_a_log_that_begins_anew_is_followed_from_its_beginning(
+    fresh_kafka: RunningStack, settings: ServingSettings
+) -> None:
+    """The trainer's checkpoints and all topics are gone: the next trainer takes the same epoch once more."""
+    mirror = Mirror(Path(settings.shm_dir))
+    with running(settings):
+        for first, frames in ((1, 4), (500, 9)):
+            table = Table(TableSettings(dim=settings.learning.model.dim + 1))
+            publisher = Publisher(settings.kafka)
+            assert publisher.begin_epoch(LogPosition(), table, {0: 0}) == 1
+            for n in range(frames):
+                keys = np.arange(first + n, first + n + 10, dtype=np.uint64)
+                table.find_or_insert(keys, np.ones(10, np.uint16), NOW_MS, publisher.version)
+                publisher.publish_sparse(table, {0: first + n})
+                publisher.flush(30)
+            publisher.close()
+            until(mirror, lambda last=first + frames - 1: mirror.lineage().learned == {0: last}, "the last frame")
+            assert mirror.table.digest() == table.digest()
+            emptied(fresh_kafka)
 
 
 def test_without_a_catalogue_what_was_acted_on_can_be_recommended(settings: ServingSettings) -> None:
