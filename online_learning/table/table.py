@@ -375,7 +375,8 @@ class Table:
 
     @classmethod
     def restore(cls, settings: TableSettings, snapshot: TableSnapshot) -> Self:
-        """The table of a whole snapshot, of any capacity: too many rows are evicted by the settings' policy.
+        """The table of a whole snapshot, of any capacity: too many rows are evicted by the settings' policy. A counting
+        filter of another size begins anew.
 
         Raises ValueError where dim or optimizer differ, and TableFull where the rows do not fit and the full policy is
         not evict, or the tombstones do not.
