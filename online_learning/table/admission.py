@@ -9,11 +9,14 @@ counters are halved, or a long stream would fill them. In such a stream, however
   less often than `threshold` times in two periods may never get a row.
 """
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from online_learning.table.compiled import inlined
 from online_learning.table.intrinsics import mix64
-from online_learning.table.settings import AdmissionPolicy
+from online_learning.table.settings import AdmissionPolicy, AdmissionSettings
 
 SKETCH_ROWS = 4
 
@@ -26,6 +29,33 @@ CODES = {
 
 # Places in the admission state, i64 [2].
 SIGHTINGS, DRAWS = 0, 1
+
+
+class Admission:
+    """What one table admits and what it remembers for that: `sketch` u16 [4 * w] of `count`, `state` i64 [2]: sightings
+    since the last halving, and draws of `probability`."""
+
+    def __init__(self, settings: AdmissionSettings) -> None:
+        self._settings = settings
+        self._counts = settings.policy is AdmissionPolicy.COUNT
+        self.sketch = np.zeros(SKETCH_ROWS * (settings.counters if self._counts else 1), np.uint16)
+        self.state = np.zeros(2, np.int64)
+
+    def rule(self, *, passed: bool = False) -> tuple[Any, ...]:
+        """The first arguments of `admits`; `passed`: of keys that have been admitted once."""
+        cut = np.uint64(min(int(self._settings.probability * 2.0**64), 0xFFFF_FFFF_FFFF_FFFF))
+        code = ALWAYS if passed else CODES[self._settings.policy]
+        return code, self._settings.threshold, cut, self.sketch, self.state
+
+    def kept(self) -> NDArray[np.uint16]:
+        """The counters as a snapshot keeps them, nothing where none count."""
+        return self.sketch.copy() if self._counts else np.empty(0, np.uint16)
+
+    def restore(self, sightings: int, draws: int, sketch: NDArray[Any]) -> None:
+        """Takes over what a snapshot kept; a filter of another size begins anew."""
+        self.state[:] = sightings, draws
+        if len(sketch) == len(self.sketch):
+            self.sketch[:] = sketch
 
 
 @inlined

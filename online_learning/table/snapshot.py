@@ -4,6 +4,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from online_learning.table.settings import TableSettings
+
 ROW_ARRAYS = ("keys", "versions", "marks", "values", "state", "pending")
 TOMBSTONE_ARRAYS = ("tombstone_keys", "tombstone_versions", "tombstone_marks", "tombstone_pending")
 
@@ -31,7 +33,7 @@ class TableSnapshot(msgspec.Struct, kw_only=True):
     keys u64 [n], versions u64 [n] (epoch << 40 | sequence), marks u64 [n] (last seen s << 32 | count << 16 | space),
     values f32 [n, dim], state f32 [n, width], pending u8 [n] (1: not yet acknowledged by the update log);
     tombstone_keys u64 [t], tombstone_versions u64 [t], tombstone_marks u64 [t], tombstone_pending u8 [t];
-    sketch u16 [...] the admission filter (empty where there is none, or where an increment leaves it as it was).
+    sketch u16 [...] the admission filter (empty where there is none).
     """
 
     meta: SnapshotMeta
@@ -51,6 +53,16 @@ class TableSnapshot(msgspec.Struct, kw_only=True):
     def nbytes(self) -> int:
         """Bytes of all arrays."""
         return sum(array.nbytes for array in self.arrays.values())
+
+    def check(self, settings: TableSettings) -> None:
+        """Raises ValueError where no table of these settings can be made of it."""
+        if not self.whole:
+            raise ValueError("an increment cannot be restored alone: merge it with its base")
+        if self.meta.dim != settings.dim:
+            raise ValueError(f"`dim` == {settings.dim}, must be {self.meta.dim} as in the snapshot")
+        optimizer = settings.optimizer.kind.value
+        if self.meta.optimizer != optimizer:
+            raise ValueError(f"`optimizer` == {optimizer!r}, must be {self.meta.optimizer!r} as in the snapshot")
 
 
 def merge(base: TableSnapshot, increment: TableSnapshot) -> TableSnapshot:

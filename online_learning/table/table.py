@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from online_learning.table import admission
+from online_learning.table.admission import DRAWS, SIGHTINGS, Admission
 from online_learning.table.arguments import (
     Floats,
     Keys,
@@ -43,7 +43,6 @@ from online_learning.table.persistence import header_arrays, load_headers, row_a
 from online_learning.table.rows import Rows, spread_range
 from online_learning.table.settings import (
     MAX_ROWS,
-    AdmissionPolicy,
     EvictionPolicy,
     FullPolicy,
     TableSettings,
@@ -87,10 +86,7 @@ class Table:
         self._directory.keep_ahead(self._ahead)
         self._ahead.add(self._rows.flat_values, settings.dim)
         self._ahead.add(self._rows.flat_state, self.optimizer.width)
-        counting = settings.admission.policy is AdmissionPolicy.COUNT
-        sketch_length = admission.SKETCH_ROWS * (settings.admission.counters if counting else 1)
-        self._sketch = np.zeros(sketch_length, np.uint16)
-        self._admission_state = np.zeros(2, np.int64)
+        self._admission = Admission(settings.admission)
         self._eviction = Eviction(settings.eviction)
         self._generation = 0
         self._refused = 0
@@ -174,7 +170,7 @@ class Table:
         if initial is not None:
             initial = as_floats(initial, (len(keys), self.dim), "initial")
         now_s = now_ms // 1000
-        slots, created = self._directory.upsert(keys, spaces, now_s, version, self._admission(), self._workers)
+        slots, created = self._directory.upsert(keys, spaces, now_s, version, self._admission.rule(), self._workers)
         self._begin_rows(created, slots, keys, initial)
         if len(slots) and slots.min() == REFUSED_SLOT:
             refused = np.flatnonzero(slots == REFUSED_SLOT)
@@ -350,12 +346,11 @@ class Table:
         slots = directory.live() if whole else changed
         graves = buried.live() if whole else changed_graves
         parent, self._generation = self._generation, self._generation + 1
-        counting = self.settings.admission.policy is AdmissionPolicy.COUNT
         arrays = {
             **header_arrays(directory, slots),
             **row_arrays(self._rows, slots, self._workers),
             **header_arrays(buried, graves, "tombstone_"),
-            "sketch": self._sketch.copy() if counting else np.empty(0, np.uint16),
+            "sketch": self._admission.kept(),
         }
         meta = SnapshotMeta(
             name=self.settings.name,
@@ -365,8 +360,8 @@ class Table:
             generation=self._generation,
             parent=None if whole else parent,
             steps=self.optimizer.steps,
-            sightings=int(self._admission_state[admission.SIGHTINGS]),
-            draws=int(self._admission_state[admission.DRAWS]),
+            sightings=int(self._admission.state[SIGHTINGS]),
+            draws=int(self._admission.state[DRAWS]),
             forgotten_before=self._tombstones.forgotten_before,
             unadmitted=self.turned_away[0],
             refused=self._refused,
@@ -375,29 +370,19 @@ class Table:
 
     @classmethod
     def restore(cls, settings: TableSettings, snapshot: TableSnapshot) -> Self:
-        """The table of a whole snapshot, of any capacity: too many rows are evicted by the settings' policy. A counting
-        filter of another size begins anew.
+        """The table of a whole snapshot, of any capacity: too many rows are evicted by the settings' policy.
 
         Raises ValueError where dim or optimizer differ, and TableFull where the rows do not fit and the full policy is
         not evict, or the tombstones do not.
         """
         meta, arrays = snapshot.meta, snapshot.arrays
-        if not snapshot.whole:
-            raise ValueError("an increment cannot be restored alone: merge it with its base")
-        if meta.dim != settings.dim:
-            raise ValueError(f"`dim` == {settings.dim}, must be {meta.dim} as in the snapshot")
-        optimizer = settings.optimizer.kind.value
-        if meta.optimizer != optimizer:
-            raise ValueError(f"`optimizer` == {optimizer!r}, must be {meta.optimizer!r} as in the snapshot")
+        snapshot.check(settings)
         table = cls(settings, meta.seed)
         table._generation = meta.generation
         table._tombstones.forgotten_before = meta.forgotten_before
         table.optimizer.steps = meta.steps
-        table._admission_state[:] = meta.sightings, meta.draws
         table._directory.counters[UNADMITTED], table._refused = meta.unadmitted, meta.refused
-        sketch = arrays["sketch"]
-        if len(sketch) == len(table._sketch):
-            table._sketch[:] = sketch
+        table._admission.restore(meta.sightings, meta.draws, arrays["sketch"])
         table._load_rows(arrays)
         load_headers(table._tombstones.directory, arrays, "tombstone_")
         return table
@@ -409,18 +394,13 @@ class Table:
             self._directory,
             self._tombstones.directory,
             state_width=self.optimizer.width,
-            admission_bytes=self._sketch.nbytes,
+            admission_bytes=self._admission.sketch.nbytes,
             touched=self.touched,
             refused=self._refused,
             evicted=self._evicted,
         )
 
     # ---- inside
-
-    def _admission(self) -> tuple[Any, ...]:
-        rule = self.settings.admission
-        cut = np.uint64(min(int(rule.probability * 2.0**64), 0xFFFF_FFFF_FFFF_FFFF))
-        return admission.CODES[rule.policy], rule.threshold, cut, self._sketch, self._admission_state
 
     def _begin_rows(self, created: Slots, slots: Slots, keys: Keys, initial: Floats | None) -> None:
         """Give the new rows at the places `created` of a batch their first values; their keys live again."""
@@ -459,8 +439,7 @@ class Table:
                 self._evict_least(wanted, now_s, version)
             finally:
                 self._directory.flags[there] &= 0xFF ^ PROTECTED
-            # These sightings have passed admission once.
-            passed = (admission.ALWAYS, *self._admission()[1:])
+            passed = self._admission.rule(passed=True)
             again, made = self._directory.upsert(keys[refused], spaces[refused], now_s, version, passed)
             slots[refused] = again
             made = refused[made]
