@@ -74,6 +74,8 @@ def union(parts: Sequence[TableSnapshot]) -> TableSnapshot:
         sightings=sum(part.meta.sightings for part in parts),
         draws=max(part.meta.draws for part in parts),
         forgotten_before=min(part.meta.forgotten_before for part in parts),
+        unadmitted=sum(part.meta.unadmitted for part in parts),
+        refused=sum(part.meta.refused for part in parts),
     )
     return TableSnapshot(meta=meta, arrays=arrays)
 
@@ -88,7 +90,7 @@ def _picked(snapshot: TableSnapshot, shard: int, shards: int) -> TableSnapshot:
     for names in (ROW_ARRAYS, TOMBSTONE_ARRAYS):
         mine = shard_of(arrays[names[0]], shards) == shard
         arrays |= {name: arrays[name][mine] for name in names}
-    # The admission filter stays whole: it counts no key too low, which is its promise.
+    # The admission filter stays whole, or it would count keys of this shard too low.
     return TableSnapshot(meta=snapshot.meta, arrays=arrays)
 
 

@@ -71,6 +71,18 @@ def test_any_number_of_shards_restored_into_any_other_is_the_same_table(
     assert sum(part.digest() for part in parts) % MODULUS == whole.digest()
 
 
+def test_what_shards_turned_away_adds_up() -> None:
+    settings = TableSettings(dim=2, max_rows=8, full=FullPolicy.REFUSE)
+    tables = [Table(settings, 5) for _ in range(2)]
+    for shard, table in enumerate(tables):
+        keys = np.arange(1, 30 + shard, dtype=np.uint64) + np.uint64(100 * shard)
+        table.find_or_insert(keys, np.zeros(len(keys), np.uint16), 1, 1)
+    refused = [table.turned_away[1] for table in tables]
+    assert refused == [21, 22]
+    whole = table_shard(of_shards(tables), "sparse")
+    assert Table.restore(TableSettings(dim=2), whole).turned_away == (0, sum(refused))
+
+
 def test_the_keys_of_a_shard_depend_on_nothing_but_the_key_and_the_number_of_shards() -> None:
     keys = np.arange(1, 100_001, dtype=np.uint64)
     shards = shard_of(keys, 7)
