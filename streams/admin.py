@@ -12,18 +12,7 @@ from kafka.errors import TopicAlreadyExistsError
 
 from streams.kafka import MAX_REQUEST_BYTES, connection, retry
 from streams.settings import KafkaSettings, StreamsSettings
-from streams.topics import (
-    CATALOGUE,
-    DEAD_LETTERS,
-    IMPRESSIONS,
-    STAGES,
-    TOMBSTONES_MS,
-    UPDATES,
-    Keep,
-    Partitioning,
-    Topic,
-    changelog,
-)
+from streams.topics import CATALOGUE, DEAD_LETTERS, STAGES, TOMBSTONES_MS, UPDATES, Keep, Partitioning, Topic, changelog
 
 # Changelogs are read whole at every start: small segments let compaction keep them near the size of the state.
 _CHANGELOG_SEGMENT_BYTES: Final = 32 * 2**20
@@ -51,9 +40,7 @@ def _partitions(partitioning: Partitioning, settings: KafkaSettings) -> int:
 
 def _configs(topic: Topic, settings: StreamsSettings) -> dict[str, str]:
     retention_ms = str(int(settings.kafka.retention_hours * 3_600_000))
-    # The broker's clock bounds what an answer's may say, see `join`.
-    stamped = "LogAppendTime" if topic.name == IMPRESSIONS.name else "CreateTime"
-    configs = {"message.timestamp.type": stamped}
+    configs = {"message.timestamp.type": topic.stamp.value}
     match topic.keep:
         case Keep.TIME:
             configs |= {"cleanup.policy": "delete", "retention.ms": retention_ms}

@@ -25,6 +25,13 @@ class Keep(enum.StrEnum):
     CUT = "cut"
 
 
+class Stamp(enum.StrEnum):
+    """Whose time a record's timestamp is, in Kafka's words: its writer's, or the broker's when it appended it."""
+
+    WRITER = "CreateTime"
+    BROKER = "LogAppendTime"
+
+
 class Topic(msgspec.Struct, frozen=True, kw_only=True):
     """One topic of the catalogue."""
 
@@ -33,13 +40,23 @@ class Topic(msgspec.Struct, frozen=True, kw_only=True):
     keep: Keep
     partitioning: Partitioning
     codec: Codec[Any]
+    stamp: Stamp = Stamp.WRITER
 
 
 MetricRecord = records.Metric | records.Validation
 
 
-def _topic(name: str, record: Any, encoding: Encoding, key: str, partitioning: Partitioning, keep: Keep) -> Topic:
-    return Topic(name=name, key=key, keep=keep, partitioning=partitioning, codec=Codec(record, encoding))
+def _topic(
+    name: str,
+    record: Any,
+    encoding: Encoding,
+    key: str,
+    partitioning: Partitioning,
+    keep: Keep,
+    stamp: Stamp = Stamp.WRITER,
+) -> Topic:
+    codec = Codec(record, encoding)
+    return Topic(name=name, key=key, keep=keep, partitioning=partitioning, codec=codec, stamp=stamp)
 
 
 _JSON, _MSGPACK = Encoding.JSON, Encoding.MSGPACK
@@ -49,7 +66,8 @@ EVENTS = _topic("events", records.Event, _JSON, "any", _USERS, Keep.TIME)
 ACTIONS = _topic("actions", records.Action, _JSON, "user", _USERS, Keep.TIME)
 ITEMS = _topic("items", records.Item, _JSON, "item", _ONE, Keep.COMPACTED)
 USERS = _topic("users", records.User, _JSON, "user", _USERS, Keep.COMPACTED)
-IMPRESSIONS = _topic("impressions", records.Impression, _MSGPACK, "user", _USERS, Keep.TIME)
+# The broker's clock bounds what an answer's own may say, see `join`.
+IMPRESSIONS = _topic("impressions", records.Impression, _MSGPACK, "user", _USERS, Keep.TIME, Stamp.BROKER)
 EXAMPLES = _topic("examples", records.Example, _MSGPACK, "user", _USERS, Keep.CUT)
 SIGNALS = _topic("signals", records.Signals, _MSGPACK, "none", _ITEMS, Keep.TIME)
 FEATURES = _topic("features", records.FeatureRow, _MSGPACK, "view|entities", _USERS, Keep.COMPACTED)
