@@ -35,8 +35,7 @@ from online_learning.learners import Learners
 from online_learning.settings import LearningSettings
 from online_learning.state import Backfilled
 from online_learning.stored_examples import Place, stored_examples
-from online_learning.table.eviction import AT_ONCE
-from online_learning.table.settings import EvictionPolicy
+from online_learning.sweep import Sweep
 from online_learning.table.table import Table
 from online_learning.table.version import pack_version
 from online_learning.updates.position import LogPosition
@@ -100,7 +99,7 @@ class Backfill:
         self._publisher = _Unpublished(self._learners.online.table)
         self._before = sum(self._learners.counters.examples.values()) + self._state.rows
         self._keep_due_s = time.monotonic() + settings.trainer.checkpoint_interval_s
-        self._evict_due_ms = 0
+        self._sweep = Sweep(settings.rows, self._learners)
 
     def run(self, tell: Callable[[BackfillReport], None] = lambda report: None) -> BackfillReport:
         """Learns until the end, or until `stop` is set; either way all that was learned is kept. `tell` hears of it
@@ -109,7 +108,8 @@ class Backfill:
         try:
             for examples in self._batches():
                 self._learn(examples)
-                self._evict()
+                # By the events' clock: a history of months takes minutes.
+                self._sweep.run(self._learners.clock_ms / 1e3, _VERSION)
                 now_s = time.monotonic()
                 if now_s >= self._keep_due_s:
                     self._keep_due_s = now_s + self._settings.trainer.checkpoint_interval_s
@@ -218,14 +218,6 @@ class Backfill:
         self._learners.learn_rest(_VERSION)
         self._learners.progressive.drop_closed()
         self._learners.drift.take_begun()
-
-    def _evict(self) -> None:
-        """Removes what the live trainer would have by now, by the events' clock: a history of months takes minutes."""
-        rows, now_ms = self._settings.rows, self._learners.clock_ms
-        if rows.eviction is not EvictionPolicy.NONE and now_ms >= self._evict_due_ms:
-            gone = self._learners.evict(_VERSION)
-            # A call may leave some, as the trainer's.
-            self._evict_due_ms = now_ms + (0 if gone >= AT_ONCE else round(1e3 * rows.evict_interval_s))
 
     def _keep(self, *, wait: bool = False) -> None:
         for user in self._feed.follow_catalogue():

@@ -19,8 +19,7 @@ from online_learning.learners import Learners
 from online_learning.reporter import Reporter
 from online_learning.reporting import health_values
 from online_learning.settings import LearningSettings
-from online_learning.table.eviction import AT_ONCE
-from online_learning.table.settings import EvictionPolicy
+from online_learning.sweep import Sweep
 from online_learning.updates.publisher import Publisher
 from online_learning.updates.repair import LogCut
 from online_learning.updates.takeover import successor_obeyed
@@ -105,7 +104,8 @@ class Trainer:
             # Of these rows nothing is on the log: replicas can begin from the first checkpoint of this epoch on.
             self._keeper.save(self._learners, self.publisher, self._feed.positions, wait=True)
         now = time.monotonic()
-        self._sparse_due = self._dense_due = self._evict_due = now
+        self._sweep = Sweep(settings.rows, self._learners)
+        self._sparse_due = self._dense_due = now
         self._checkpoint_due = now + settings.trainer.checkpoint_interval_s
         self._dense_changed = True
         self._learned_something = self._urgent = False
@@ -122,7 +122,7 @@ class Trainer:
             self._urgent |= self._learners.learn(examples, _now_ms(), self.publisher.version)
             self._dense_changed = True
             hit("trainer.learned")
-        self._evict()
+        self._sweep.run(time.monotonic(), self.publisher.version)
         self._publish()
         self._reporter.tell()
         if self._learners.waiting:
@@ -163,13 +163,6 @@ class Trainer:
         if now >= self._ahead_due:
             self._ahead_due = now + _AHEAD_INTERVAL_S
             self._feed.see_ahead()
-
-    def _evict(self) -> None:
-        rows, now = self._settings.rows, time.monotonic()
-        if rows.eviction is not EvictionPolicy.NONE and now >= self._evict_due:
-            gone = self._learners.evict(self.publisher.version)
-            # A call does not take long, so it may leave some: they go at the next turn.
-            self._evict_due = now if gone >= AT_ONCE else now + rows.evict_interval_s
 
     # --- publishing and keeping ------------------------------------------------------------------------------------
 
