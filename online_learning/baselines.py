@@ -7,7 +7,7 @@ of a value task the mean of the item's values.
 
 import math
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
@@ -41,6 +41,13 @@ class Lesson(NamedTuple):
         """That of some rows."""
         undone = None if self.undone is None else self.undone.take(rows)
         return Lesson(self.batch.take(rows), self.labels[rows], self.weights[rows], undone)
+
+    def taken_back(self) -> Iterator[tuple[int, int, float, float]]:
+        """What is undone one by one: row, task's column, label and weight."""
+        if self.undone is not None:
+            labels, weights = self.undone
+            for row, t in np.argwhere(weights > 0.0).tolist():
+                yield row, t, float(labels[row, t]), float(weights[row, t])
 
 
 class Baseline(Protocol):
@@ -89,12 +96,10 @@ class RiverLinear:
         return out
 
     def learn(self, lesson: Lesson) -> None:
-        batch, labels, weights, undone = lesson
+        batch, labels, weights, _ = lesson
         inputs = self._inputs(batch)
-        if undone is not None:
-            for row, t in np.argwhere(undone.weights > 0.0).tolist():
-                old = bool(undone.labels[row, t] >= 0.5)
-                self._models[t].learn_one(inputs[row], old, w=-float(undone.weights[row, t]))
+        for row, t, old, weighed in lesson.taken_back():
+            self._models[t].learn_one(inputs[row], old >= 0.5, w=-weighed)
         for x, label, weight in zip(inputs, labels.tolist(), weights.tolist(), strict=True):
             for t, (model, y, w) in enumerate(zip(self._models, label, weight, strict=True)):
                 if y != y:
@@ -145,10 +150,9 @@ class Popularity:
         ).reshape(batch.rows, self._tasks)
 
     def learn(self, lesson: Lesson) -> None:
-        batch, labels, weights, undone = lesson
-        if undone is not None:
-            for row, t in np.argwhere(undone.weights > 0.0).tolist():
-                self._take_back(batch.items[row], t, float(undone.labels[row, t]), float(undone.weights[row, t]))
+        batch, labels, weights, _ = lesson
+        for row, t, old, weighed in lesson.taken_back():
+            self._take_back(batch.items[row], t, old, weighed)
         for item, label, weight in zip(batch.items, labels.tolist(), weights.tolist(), strict=True):
             counts = self._items.pop(item, None) or [[0.0, 0.0] for _ in range(self._tasks)]
             if len(self._items) >= MAX_ITEMS:

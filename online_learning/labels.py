@@ -88,7 +88,7 @@ def targets(
             if label is None or label.state is not LabelState.OBSERVED or math.isnan(label.value):
                 continue
             if t in values:
-                before = _value_before(example, memory, t, label.value)
+                before = _said_before(example, memory, t, label.value)
                 if before == label.value or not is_good(label.value):
                     continue
                 if memory is not None:
@@ -100,7 +100,7 @@ def targets(
                     revised[row, t] = before
                 continue
             value = 1.0 if label.value >= 0.5 else 0.0
-            said = _said_before(example, memory, t, value)
+            said = 0.0 if _makes_good(example, memory, value) else _said_before(example, memory, t, value)
             if said == value:
                 continue
             if said is None:
@@ -120,13 +120,17 @@ def targets(
 
 
 def _said_before(example: Example, memory: Remembered | None, t: int, value: float) -> float | None:
-    """What an example said of a binary task before; None where none did."""
+    """What an example said of a task before that now is `value`; None where none did."""
     if memory is not None:
         return memory.labels[t]
-    if example.revision == 0:
-        return None
-    # Forgotten: a later revision repeats all but what a correction makes good.
-    return 0.0 if example.correction and example.negative_emitted and value == 1.0 else value
+    # Forgotten: a first revision is new, and of a later one nobody knows; it is taken to repeat.
+    return None if example.revision == 0 else value
+
+
+def _makes_good(example: Example, memory: Remembered | None, value: float) -> bool:
+    """Whether a later revision of an example that is forgotten says that its negative was none."""
+    forgotten = memory is None and example.revision > 0
+    return forgotten and example.correction and example.negative_emitted and value == 1.0
 
 
 def _learned_before(
@@ -145,11 +149,3 @@ def _learned_before(
 def negative_weight(rate: float) -> float:
     """What a negative of silence weighs that was kept at this rate: it stands for those that were not."""
     return min(1.0 / max(rate, 1e-6), MAX_WEIGHT)
-
-
-def _value_before(example: Example, memory: Remembered | None, t: int, value: float) -> float | None:
-    """The value of a task that was learned of this example before; None where none was."""
-    if memory is not None:
-        return memory.labels[t]
-    # Forgotten: a first revision is new, and of a later one nobody knows.
-    return None if example.revision == 0 else value

@@ -159,10 +159,9 @@ class Learners:
     def learn_rest(self, version: int) -> bool:
         """Learns what nobody waits for; whether the online model learned anything.
 
-        The baselines learn what the online model has. Then what was seen since the last call is learned as negatives of
-        the tasks whose negatives are the items shown, where no example has said a label since.
+        What was seen since the last call is learned as negatives of the tasks whose negatives are the items shown,
+        where no example has said a label since. Then the baselines learn what the online model has.
         """
-        self.baselines.catch_up()
         shown, self._shown = self._shown, []
         for batch, entries in shown:
             for first in range(0, batch.rows, self._max_batch):
@@ -243,7 +242,7 @@ class Learners:
                 if entry.labels[t] is None:
                     entry.weights[t] = weight
         self.counters.fake_negatives += int(sound.sum())
-        self._teach_others(Lesson(batch, labels, weights, None), sound)
+        self._teach_others(Lesson(batch, labels, weights), sound)
 
     def _learn_found(
         self, examples: Sequence[Example], batch: Batch, found: Targets, rows: NDArray[np.int64], version: int
