@@ -8,18 +8,16 @@ from typing import Final
 from kafka.errors import KafkaError
 
 from online_learning.learners import Learners
-from online_learning.reporting import drift_metrics, drift_text, metrics
+from online_learning.reporting import PROCESS, drift_metrics, drift_text, metrics
 from online_learning.settings import LearningSettings
 from streams import kafka
 from streams.health import Health, Value
-from streams.kafka import Producer
 from streams.topics import METRICS
 
 logger = logging.getLogger(__name__)
 
 _HEALTH_INTERVAL_S: Final = 1.0
 _METRICS_INTERVAL_S: Final = 5.0
-_KEY: Final = "trainer"
 
 
 class Reporter:
@@ -29,7 +27,7 @@ class Reporter:
         self,
         settings: LearningSettings,
         learners: Learners,
-        producer: Producer,
+        producer: kafka.Producer,
         health: Health,
         epoch: int,
         figures: Callable[[], Mapping[str, Value]],
@@ -82,15 +80,15 @@ class Reporter:
         if still_open:
             windows += progressive.take_open(now_ms, self._epoch)
         for window in windows:
-            self._producer.send(METRICS, window, _KEY)
+            self._producer.send(METRICS, window, PROCESS)
 
     def _tell_alarms(self) -> None:
         alarms = self._learners.drift.take_begun()
         for alarm in alarms:
             logger.warning("drift: %s", drift_text(alarm))
         for metric in drift_metrics(alarms):
-            self._producer.send(METRICS, metric, _KEY)
+            self._producer.send(METRICS, metric, PROCESS)
 
     def _tell_metrics(self) -> None:
         for metric in metrics(self._learners, self._settings, time.time_ns() // 1_000_000):
-            self._producer.send(METRICS, metric, _KEY)
+            self._producer.send(METRICS, metric, PROCESS)

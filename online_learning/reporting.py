@@ -10,7 +10,7 @@ from online_learning.watching.alarms import Alarm
 from streams.health import Value
 from streams.records import Metric
 
-_PROCESS: Final = "trainer"
+PROCESS: Final = "trainer"
 # So long is said that examples were refused, after the last one.
 _REFUSED_MS: Final = 60_000
 
@@ -64,7 +64,7 @@ def drift_metrics(alarms: Sequence[Alarm]) -> list[Metric]:
     rise of the log loss, or of a value task's log error."""
     return [
         Metric(
-            process=_PROCESS,
+            process=PROCESS,
             name="drift",
             ts=one.at_ms,
             value=one.after - one.before,
@@ -79,15 +79,15 @@ def metrics(learners: Learners, settings: LearningSettings, now_ms: int) -> list
     of what was to be learned since the start of the log; `retrieval_loss` and `retrieval_refused` of towers; the sizes
     of `LearningHealth`."""
     found = [
-        Metric(process=_PROCESS, name="calibration", ts=now_ms, value=ratio, labels={"task": task, "learner": learner})
+        Metric(process=PROCESS, name="calibration", ts=now_ms, value=ratio, labels={"task": task, "learner": learner})
         for (learner, task), ratio in learners.calibration.ratios().items()
     ]
     for part, rate in _learning_rates(learners, settings).items():
-        found.append(Metric(process=_PROCESS, name="learning_rate", ts=now_ms, value=rate, labels={"part": part}))
+        found.append(Metric(process=PROCESS, name="learning_rate", ts=now_ms, value=rate, labels={"part": part}))
     counters = learners.counters
     share = counters.refused / max(counters.learned + counters.refused, 1)
     figures = {"refused_share": share, **_retrieval(learners), **learners.online.health.figures()}
-    return found + [Metric(process=_PROCESS, name=name, ts=now_ms, value=value) for name, value in figures.items()]
+    return found + [Metric(process=PROCESS, name=name, ts=now_ms, value=value) for name, value in figures.items()]
 
 
 def _learning_rates(learners: Learners, settings: LearningSettings) -> dict[str, float]:

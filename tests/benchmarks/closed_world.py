@@ -63,7 +63,7 @@ class Loop:
     def __init__(self, seed: int, settings: LearningSettings, organic: float, retrieve: int = 0) -> None:
         self.world, self.organic, self.retrieve = World(seed), organic, retrieve
         self.settings, self.dwell = settings, any(task.name == "dwell" for task in settings.tasks)
-        self.window_ms = int(1e3 * settings.join.window_s)
+        self.window_ms = settings.join.window_ms
         self.names = Names(seed=seed, scene="world")
         self.catalogue = Catalogue()
         for user in self.names.users(self.world, 0):

@@ -164,7 +164,7 @@ def test_what_was_shown_long_before_the_newest_example_is_left_to_the_join():
     """Its examples are read already, or were by a backfill: they would be learned twice."""
     these = learners()
     learn(these, example(0, 0, 1.0, ts=100_000), step=200)
-    window_ms = int(1e3 * SETTINGS.join.window_s)
+    window_ms = SETTINGS.join.window_ms
     these.see([msgspec.structs.replace(impression(1), ts=100_000 - window_ms)], 10**12)
     assert not these.waiting and "r1/0" in these.predictions
     these.see([msgspec.structs.replace(impression(2), ts=100_001 - window_ms)], 10**12)
@@ -173,9 +173,9 @@ def test_what_was_shown_long_before_the_newest_example_is_left_to_the_join():
 
 def test_a_new_model_leaves_to_the_join_what_was_shown_long_ago():
     these = learners()
-    these.see([impression(1)], int(1e3 * SETTINGS.join.window_s) + 1)
+    these.see([impression(1)], SETTINGS.join.window_ms + 1)
     assert not these.waiting
-    these.see([impression(2)], int(1e3 * SETTINGS.join.window_s) + 1)
+    these.see([impression(2)], SETTINGS.join.window_ms + 1)
     assert these.waiting
 
 
@@ -220,7 +220,7 @@ def test_a_fake_negative_is_not_forgotten_before_its_example_comes():
     assert these.counters.late_predictions == 4 and these.counters.learned == 12
     # What was said gives way again, and so does what no example came for in two windows.
     assert all(name.startswith(("r1/", "r2/")) for name, _ in these.predictions.items())
-    later = int(2e3 * SETTINGS.join.window_s) + 5
+    later = 2 * SETTINGS.join.window_ms + 5
     learn(these, example(9, 0, 1.0, ts=later, organic=True), step=later)
     these.see([msgspec.structs.replace(impression(5), ts=later)], later)
     assert "r5/0" in these.predictions and these.waiting
